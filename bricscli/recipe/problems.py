@@ -1,0 +1,168 @@
+"""What pydantic finds wrong with a recipe, in words: one line each, `where: key: what. What to do.`"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from bricscli.recipe.strict_yaml import Key
+
+#: Patterns that have a name in plain words.
+_PATTERNS = {r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "a plain name of letters, digits, `.`, `_` and `-`"}
+_EXPECTED = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
+             "string_type": "text", "tuple_type": "a list", "model_type": "a mapping"}
+_BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "ge"),
+           "less_than": ("below", "lt"), "less_than_equal": ("at most", "le")}
+
+
+def describe(
+    error: ValidationError, model: type[BaseModel], values: Mapping[str, Any], where: Callable[[Key], str]
+) -> list[str]:
+    """Every error of `values` as a `model`; `where` tells where the value of a key comes from."""
+    lines = []
+    for details in error.errors():
+        key = _key(details["loc"], values)
+        if details["type"] == "value_error":  # of a check across fields: a line `key: text` for each problem
+            for line in str(details["ctx"]["error"]).split("\n"):
+                path, separator, text = line.partition(": ")
+                inner = (*key, *path.split(".")) if separator else key
+                lines.append(f"{where(inner)}: {_named(inner)}{text if separator else line}")
+        elif details["type"] == "missing":
+            lines.append(f"{where(key[:-1])}: {_named(key)}is required")
+        elif details["type"] == "extra_forbidden":
+            lines.append(f"{where(key)}: {_named(key)}{_unknown(key, model, values)}")
+        else:
+            lines.append(f"{where(key)}: {_named(key)}{_wrong(details)}")
+    return [sentence(line) for line in lines]
+
+
+def sentence(text: str) -> str:
+    """`text` in one printable line that ends as a sentence does."""
+    text = text if text.isprintable() else "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+def dotted(key: Key) -> str:
+    """("encoder", "multipliers", 1) -> `encoder.multipliers[1]`."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def show(value: Any) -> str:
+    """A value of a recipe in an error message."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f"the text {value!r}" if len(value) <= 40 else f"the text {value[:37]!r}..."
+        case list() | tuple():
+            return f"a list of {len(value)}"
+        case dict():
+            return "a mapping"
+        case _:
+            return str(value)
+
+
+def did_you_mean(word: str, words: list[str]) -> str:
+    """` Did you mean ...?` where one of the words is close, else nothing."""
+    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    return f" Did you mean `{min(close, key=lambda other: _distance(word, other))}`?" if close else ""
+
+
+def _distance(a: str, b: str) -> int:
+    """Levenshtein's: difflib's ratio alone would prefer `r_max` to `r_min` for `r_mxn`."""
+    row = list(range(len(b) + 1))
+    for i, left in enumerate(a, start=1):
+        diagonal, row[0] = row[0], i
+        for j, right in enumerate(b, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
+    return row[-1]
+
+
+def _wrong(details: Mapping[str, Any]) -> str:
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    if kind in _EXPECTED:
+        text = f"expected {_EXPECTED[kind]}, got {show(value)}"
+        whole = kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+        return f"{text}. Write {int(value)}" if whole else text
+    if kind in _BOUNDS:
+        words, limit = _BOUNDS[kind]
+        return f"must be {words} {context[limit]:g}, got {show(value)}"
+    if kind == "literal_error":
+        return f"must be {str(context['expected']).replace(chr(39), '`')}, got {show(value)}"
+    if kind == "string_pattern_mismatch":
+        pattern = context["pattern"]
+        return f"must be {_PATTERNS.get(pattern, f'text that matches {pattern}')}, got {show(value)}"
+    if kind in ("too_short", "too_long"):
+        limit = context.get("min_length", context.get("max_length"))
+        entries = "entry" if limit == 1 else "entries"
+        return f"needs at {'least' if kind == 'too_short' else 'most'} {limit} {entries}, got {len(value)}"
+    return f"{details['msg']}, got {show(value)}"
+
+
+def _unknown(key: Key, model: type[BaseModel], values: Mapping[str, Any]) -> str:
+    name, inside = str(key[-1]), _model_at(key[:-1], model, values)
+    if inside is None:
+        return "unknown key"
+    kind = inside.model_fields.get("kind")
+    suffix = f" for kind `{get_args(kind.annotation)[0]}`" if kind else ""
+    elsewhere = [dotted(path) for path in _all_keys(model) if path[-1] == name]
+    names = [*inside.model_fields, "extends"] if len(key) == 1 else list(inside.model_fields)
+    if len(elsewhere) == 1:
+        hint = f" Did you mean `{elsewhere[0]}`?"
+    else:
+        hint = did_you_mean(name, names) or f" There are: {', '.join(names)}."
+    return f"unknown key{suffix}.{hint}"
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in a type: itself, or the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    else:
+        for inner in get_args(annotation):
+            yield from _models(inner)
+
+
+def _model_at(key: Key, model: type[BaseModel], values: Mapping[str, Any]) -> type[BaseModel] | None:
+    """The model that checks the mapping at `key`; of a union the one that has the mapping's `kind`."""
+    current: type[BaseModel] | None = model
+    for part in key:
+        values = values[part]  # type: ignore[index]
+        found = current.model_fields.get(str(part)) if current else None
+        candidates = list(_models(found.annotation)) if found else []
+        kind = values.get("kind") if isinstance(values, Mapping) else None
+        matching = [m for m in candidates if kind in get_args(m.model_fields["kind"].annotation)] if kind else []
+        current = next(iter(matching or candidates), None)
+    return current
+
+
+def _all_keys(model: type[BaseModel], above: Key = ()) -> Iterator[Key]:
+    for name, found in model.model_fields.items():
+        yield (*above, name)
+        for inner in _models(found.annotation):
+            yield from _all_keys(inner, (*above, name))
+
+
+def _key(location: tuple[str | int, ...], values: Any) -> Key:
+    """pydantic's location without the names of union members, which it puts between the keys."""
+    key: list[str | int] = []
+    for part in location:
+        if isinstance(values, Mapping):
+            if part not in values and part == values.get("kind"):
+                continue
+            values = values.get(part)
+        elif isinstance(values, list):
+            values = values[part] if isinstance(part, int) and part < len(values) else None
+        key.append(part)
+    return tuple(key)
+
+
+def _named(key: Key) -> str:
+    return f"{dotted(key)}: " if key else ""

@@ -1,0 +1,148 @@
+"""The parts of a recipe, as data: one frozen class per part, strict about names, types and ranges.
+
+Symbols are the paper's (BRICS, arXiv:2305.18601v3, Table 1). Nothing here imports torch.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+#: A list in YAML, a tuple here.
+Widths = Annotated[tuple[Annotated[int, Strict(), Field(gt=0)], ...], Strict(False), Field(min_length=1)]
+Sizes = Annotated[tuple[Annotated[int, Strict(), Field(gt=0)], ...], Strict(False)]
+Betas = Annotated[tuple[Fraction, Fraction], Strict(False)]
+
+
+class Spec(BaseModel):
+    """Frozen, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataSpec(Spec):
+    """Which images: `name` is a folder under `data/`; `resolution` in pixels."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    resolution: Annotated[int, Field(ge=8, le=1024)]
+    flip: bool = True  #: mirror half of the images in training
+
+
+class EncoderSpec(Spec):
+    """taming's VQGAN encoder (App. A.1): each multiplier after the first halves the resolution."""
+
+    channels: PositiveInt = 32
+    multipliers: Widths = (1, 2, 4)
+    blocks: PositiveInt = 2
+    attention: bool = True  #: self-attention at min(H_z, W_z), as in App. A.1
+
+
+class KeyCodeSpec(Spec):
+    """Key code: a sigmoid, and in training noise of relaxed precision (section 3.4)."""
+
+    kind: Literal["key_code"] = "key_code"
+    channels: PositiveInt = 4  #: C_z
+    noise: bool = True  #: eps_0 ~ N(0, 1 / (4 r_max)^2)
+
+
+class FeatureGridSpec(Spec):
+    """Groups of multi-resolution feature grids (section 3.2, Fig. 8)."""
+
+    kind: Literal["feature_grid"] = "feature_grid"
+    size: PositiveInt = 64  #: H_d = W_d, to which the key code is tiled
+    key_length: Literal[1, 2] = 1  #: C_key
+    levels: Annotated[int, Field(ge=1, le=32)] = 16  #: N_r
+    r_min: PositiveInt = 16
+    r_max: PositiveInt = 64
+    entry_channels: PositiveInt = 4  #: C_v
+    max_entries: Annotated[int, Field(ge=8)] = 2**18  #: T
+    mlp_width: PositiveInt = 64
+    mlp_layers: PositiveInt = 3
+    channels: PositiveInt = 512  #: C_d, of all groups together
+
+
+class StyleDecoderSpec(Spec):
+    """StyleGAN2-shaped decoder: `channels[i]` at resolution H_d * 2^i."""
+
+    kind: Literal["style"] = "style"
+    channels: Widths = (512, 256, 192)
+    style_width: PositiveInt = 512
+    mapping_layers: PositiveInt = 4
+
+
+class DiscriminatorSpec(Spec):
+    """StyleGAN2's residual discriminator: width `channels` at full resolution, doubling up to `max_channels`."""
+
+    channels: PositiveInt = 128
+    max_channels: PositiveInt = 512
+
+
+class AutoencoderLossSpec(Spec):
+    """Weights of Eq. 5 (App. A.3); 0 turns a term off."""
+
+    l2: Weight = 20.0
+    perceptual: Weight = 5.0
+    perceptual_network: Literal["vgg16", "squeezenet1_1"] = "vgg16"
+    adversarial: Weight = 1.0
+    gradient_penalty: Weight = 4.0
+    adversarial_start: Count = 0  #: images seen before the adversarial loss begins
+
+
+class AutoencoderTrainingSpec(Spec):
+    """App. A.2. Lengths are counted in images seen."""
+
+    images: PositiveInt
+    batch_size: PositiveInt = 12
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_images: Count = 0
+    betas: Betas = (0.0, 0.99)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-15  #: Adam's, of encoder, grids and decoder
+    discriminator_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    gradient_clip: Weight = 0.0  #: largest norm of the gradient; 0: not clipped
+    ema: Fraction = 0.0  #: decay per step of the averaged weights; 0: none
+    seed: Count = 0
+
+
+class UNetSpec(Spec):
+    """The denoiser (App. A.5), conditioned on log SNR."""
+
+    kind: Literal["unet"] = "unet"
+    channels: PositiveInt = 256
+    multipliers: Widths = (1, 2, 3, 4)
+    blocks: PositiveInt = 2
+    attention: Sizes = (32, 16, 8)  #: resolutions with self-attention
+    head_channels: PositiveInt = 64
+
+
+class ChenCosineSpec(Spec):
+    """Chen 2023, Algorithm 1 (arXiv:2301.10972); the paper's `cosine variant`."""
+
+    kind: Literal["chen_cosine"] = "chen_cosine"
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    end: Annotated[float, Field(gt=0, le=1)] = 1.0
+    tau: Annotated[float, Field(gt=0)] = 1.5
+
+
+class DiffusionTrainingSpec(Spec):
+    """App. A.6. Lengths are counted in images (key codes) seen."""
+
+    images: PositiveInt
+    batch_size: PositiveInt = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 8e-4
+    warmup_images: Count = 640_000  #: 10^4 iterations of 64
+    decay_images: Count = 64_000_000  #: cosine decay to 0 over 10^6 iterations of 64; 0: constant
+    gradient_clip: Weight = 1.0
+    ema: Fraction = 0.9999
+    flip: bool = True  #: use the mirrored image's key code half of the time
+    seed: Count = 0
+
+
+class SamplingSpec(Spec):
+    """How `brics sample` draws unless told otherwise; the paper states neither sampler nor steps."""
+
+    sampler: Literal["ddim", "dpmpp_2m"] = "dpmpp_2m"
+    steps: PositiveInt = 30
