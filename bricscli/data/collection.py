@@ -1,0 +1,154 @@
+"""Images to measure: a prepared data set or a folder of image files, read in a fixed order.
+
+No torch at import.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bricscli import files
+from bricscli.data.images import ImageError, Pixels, decode_image, load_image, raster_extensions, to_pixels
+from bricscli.data.loader import order
+from bricscli.data.shards import MANIFEST, ShardSet, Split
+from bricscli.errors import DataError
+
+#: Where `brics prepare` puts data sets unless told otherwise.
+DATA_ROOT = Path("data")
+
+#: Formats that never keep the pixels, whatever their settings.
+_LOSSY = {".jpg", ".jpeg", ".jfif", ".jpe"}
+
+
+@dataclass
+class ImageCollection:
+    """Images of one resolution, read one by one in a fixed order. `read(i)` gives uint8 (3,H,W)."""
+
+    name: str
+    count: int
+    read: Callable[[int], Pixels]
+    shape: tuple[int, int]
+    digest: str
+    split: str | None = None
+    lossy: bool = False  #: some are JPEG files
+
+    def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Pixels]:
+        """uint8 (B,3,H,W). With a limit, a fixed random choice: the first ones may all be of one kind."""
+        chosen = range(self.count) if limit is None else sorted(order(0, self.count, 0)[:limit].tolist())
+        for start in range(0, len(chosen), batch_size):
+            yield np.stack([self.read(i) for i in chosen[start : start + batch_size]])
+
+    def used(self, limit: int | None) -> int:
+        """How many images `batches` gives."""
+        return self.count if limit is None else min(limit, self.count)
+
+    @property
+    def size(self) -> str:
+        """Width x height, for messages."""
+        return show_size(self.shape)
+
+    def describe(self, limit: int | None) -> dict[str, Any]:
+        """For the result."""
+        height, width = self.shape
+        split = {} if self.split is None else {"split": self.split}
+        count = {"images": self.used(limit), "of": self.count}
+        return {"name": self.name, **split, **count, "width": width, "height": height, "sha256": self.digest}
+
+
+def find_images(where: str | Path, split: str = "all", data_root: Path = DATA_ROOT) -> ImageCollection:
+    """A prepared data set (path, name under `data_root`, or any unique part of the name), or a folder of images.
+
+    `split` ("train", "val", "all") chooses from a data set; a folder has none. Raises DataError.
+    """
+    prepared = _find_prepared(where, data_root)
+    if prepared is not None:
+        return open_prepared(prepared, split)
+    if not Path(where).is_dir():
+        known = ", ".join(_prepared_names(data_root)) or "none yet; make one with `brics prepare`"
+        raise DataError(f"{where}: neither a folder nor a prepared data set. Data sets under {data_root}/: {known}.")
+    return open_folder(Path(where))
+
+
+def open_prepared(path: Path, split: str = "all") -> ImageCollection:
+    """The images of a data set that `brics prepare` made."""
+    data = ShardSet.open(path)
+    if data.header["kind"] != "images":
+        raise DataError(f"{path}: holds {data.header['kind']}, not images. Choose a data set made by `brics prepare`.")
+    names = sorted(data.splits) if split == "all" else [split]
+    samples = [(part, i) for part in map(data.split, names) for i in range(len(part))]
+    resolution = int(data.header["resolution"])
+
+    def read(i: int) -> Pixels:
+        return _read_sample(*samples[i], resolution)
+
+    if not samples:
+        raise DataError(f"{path}: has no images in split {split}. Choose another split.")
+    return ImageCollection(path.absolute().name, len(samples), read, (resolution, resolution), data.digest, split)
+
+
+def open_folder(folder: Path) -> ImageCollection:
+    """The images of a folder and its sub-folders, by name; all of one size, all readable."""
+    paths = sorted(
+        (p for p in folder.rglob("*") if p.suffix.lower() in raster_extensions() and p.is_file()),
+        key=lambda p: p.relative_to(folder).as_posix(),
+    )
+    paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    if not paths:
+        raise DataError(f"{folder}: holds no images. Choose a folder with PNG files.")
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{files.sha256_file(path)}\n".encode())
+    shape = _read_file(paths[0]).shape[1:]
+
+    def read(i: int) -> Pixels:
+        pixels = _read_file(paths[i])
+        if pixels.shape[1:] != shape:
+            raise DataError(
+                f"{paths[i]}: is {show_size(pixels.shape[1:])}, but {paths[0].name} is {show_size(shape)}."
+                " Make all of one size with `brics prepare folder`."
+            )
+        return pixels
+
+    lossy = any(p.suffix.lower() in _LOSSY for p in paths)
+    return ImageCollection(
+        folder.absolute().name, len(paths), read, (shape[0], shape[1]), digest.hexdigest(), lossy=lossy
+    )
+
+
+def show_size(shape: Sequence[int]) -> str:
+    """(height, width) -> `640x480`."""
+    return f"{shape[1]}x{shape[0]}"
+
+
+def _read_sample(split: Split, i: int, resolution: int) -> Pixels:
+    try:
+        return decode_image(split.read(i), resolution)
+    except ImageError as error:
+        raise DataError(f"{split.where(i, 'png')}: {error}. Delete the data set and make it again.") from error
+
+
+def _read_file(path: Path) -> Pixels:
+    try:
+        return to_pixels(load_image(path))
+    except ImageError as error:
+        raise DataError(f"{path}: {error}. Remove it, or make the samples again.") from error
+
+
+def _prepared_names(data_root: Path) -> list[str]:
+    return sorted(manifest.parent.name for manifest in data_root.glob(f"*/{MANIFEST}"))
+
+
+def _find_prepared(where: str | Path, data_root: Path) -> Path | None:
+    for path in (Path(where), data_root / where):
+        if (path / MANIFEST).is_file():
+            return path
+    if Path(where).exists():
+        return None
+    matches = [name for name in _prepared_names(data_root) if str(where) in name]
+    if len(matches) > 1:
+        raise DataError(f"{where}: could be {' or '.join(matches)} under {data_root}/. Write more of the name.")
+    return data_root / matches[0] if matches else None

@@ -1,0 +1,166 @@
+"""Image files <-> uint8 (3, H, W) <-> float [-1, 1].
+
+Every image of this project is RGB. On disk and in shards it is a PNG; as an array uint8 (3, H, W); as a tensor that a
+network sees float (B, 3, H, W) in [-1, 1].
+"""
+
+import functools
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pixels = npt.NDArray[np.uint8]
+
+#: Largest picture that is decoded, in pixels: a small file can hold a picture that fills the memory.
+MAX_PIXELS = 100_000_000
+
+#: Pillow formats that are no rasters of their own: decoding starts another program, or needs a plug-in.
+_NOT_RASTER = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+
+
+class ImageError(ValueError):
+    """A file is not an image that can be used; the message is the reason, for people."""
+
+
+@functools.cache
+def raster_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read, such as "JPEG"."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _NOT_RASTER))
+
+
+@functools.cache
+def raster_extensions() -> frozenset[str]:
+    """Endings of file names, in lower case and with the dot, that say "this is an image"."""
+    formats = raster_formats()
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
+
+
+def load_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The first frame of an image file, fully decoded, upright (EXIF), RGB, transparency over white.
+
+    `source` is a path, or the contents of a file. 16-bit values are scaled to 8 bits. Colour profiles are not applied.
+
+    Raises:
+        ImageError: it is not an image, is damaged, or has more than `max_pixels` pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own limit is a warning, ours is the error below; its notes on odd metadata concern nobody.
+            warnings.simplefilter("ignore")
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(file, "r", raster_formats()) as image:
+                if image.width * image.height > max_pixels:
+                    raise ImageError(f"more than {max_pixels / 1e6:g} megapixels")
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError("not an image, or a damaged one") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"more than {max_pixels / 1e6:g} megapixels") from None
+    except Exception as error:  # Pillow's decoders raise nearly everything on damaged input
+        raise ImageError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    first_line = str(error).strip().split("\n")[0]
+    return f"cannot be decoded: {first_line or type(error).__name__}"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_wide_gray(np.asarray(image).astype(np.float64), 65535.0)
+    if image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        return _from_wide_gray(values, 1.0 if values.max(initial=0.0) <= 1.0 else 255.0)
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        white = Image.new("RGBA", colours.size, "white")
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_wide_gray(values: npt.NDArray[np.float64], white: float) -> Image.Image:
+    """Gray values 0..white, (H, W). Pillow's own conversion would clip them at 255."""
+    if not (np.isfinite(values).all() and values.min(initial=0.0) >= 0 and values.max(initial=0.0) <= white):
+        raise ImageError(f"gray values outside 0..{white:g}, so that black and white are not known")
+    return Image.fromarray((values * (255.0 / white) + 0.5).astype(np.uint8)).convert("RGB")
+
+
+def crop_and_resize(image: Image.Image, resolution: int) -> Image.Image:
+    """The largest centred square of an RGB image, resized to (resolution, resolution) by antialiased Lanczos.
+
+    Crop, then Lanczos: the `center-crop` of NVlabs/stylegan2-ada-pytorch, dataset_tool.py.
+    """
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    if side == resolution:
+        return square
+    return square.resize((resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def to_pixels(image: Image.Image) -> Pixels:
+    """RGB image -> uint8 (3, H, W)."""
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+
+
+def encode_png(image: Pixels | Image.Image) -> bytes:
+    """uint8 (3, H, W), or an RGB image -> a PNG with the pixels and nothing else: same pixels, same bytes."""
+    pixels = to_pixels(image) if isinstance(image, Image.Image) else image
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3:
+        raise ValueError(f"expected uint8 (3, H, W), got {pixels.dtype} {pixels.shape}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes, resolution: int | None = None) -> Pixels:
+    """The PNG of a shard -> uint8 (3, H, W).
+
+    Raises:
+        ImageError: it is no RGB PNG, is damaged, or is not (resolution, resolution).
+    """
+    try:
+        with Image.open(io.BytesIO(data), "r", ("PNG",)) as image:
+            if image.mode != "RGB" or (resolution is not None and image.size != (resolution, resolution)):
+                found = f"{image.mode} {image.width}x{image.height}"
+                raise ImageError(f"expected an RGB image of {resolution or 'any size'}, found {found}")
+            return to_pixels(image)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(_reason(error)) from error
+
+
+def to_float(images: "Tensor") -> "Tensor":
+    """uint8 0..255 -> float32 [-1, 1], any shape."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: "Tensor") -> "Tensor":
+    """float [-1, 1] -> uint8 0..255, rounded to the nearest; values outside are clamped. Inverse of `to_float`."""
+    return ((images.float() + 1) * 127.5 + 0.5).clamp(0, 255).floor().byte()
+
+
+def sheet(images: npt.NDArray[Any], columns: int, gap: int = 2, background: int = 255) -> Pixels:
+    """Contact sheet: uint8 (N, 3, H, W) -> uint8 (3, H', W'), row by row, `gap` pixels between and around."""
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    canvas = np.full((channels, gap + rows * (height + gap), gap + columns * (width + gap)), background, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas

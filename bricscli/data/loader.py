@@ -1,0 +1,160 @@
+"""The order of training, and batches in that order.
+
+Sample g of the endless training series is a pure function of (seed, data set, g): epochs are permutations, one after
+the other. So a resumed run needs to know its step and nothing else, and prefetching or caching changes no value.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bricscli.data.shards import Split
+from bricscli.errors import DataError
+
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
+Decode = Callable[[bytes], Array]
+
+#: What the numbers drawn from a seed are for: the two uses share none.
+_ORDER, _FLIP = 1, 2
+
+
+def _raw(seed: int, use: int, index: int, count: int) -> npt.NDArray[np.uint64]:
+    """`count` random 64-bit words. NumPy promises the streams of SeedSequence and Philox, not those of `Generator`."""
+    return np.random.Philox(np.random.SeedSequence((seed, use, index))).random_raw(count)
+
+
+def order(seed: int, count: int, epoch: int) -> Indices:
+    """The permutation of 0..count-1 in which epoch `epoch` sees the samples."""
+    return np.argsort(_raw(seed, _ORDER, epoch, count), kind="stable").astype(np.int64)
+
+
+def flips(seed: int, step: int, batch_size: int) -> npt.NDArray[np.bool_]:
+    """Which samples of batch `step` are mirrored: (batch_size,), each with probability 1/2."""
+    return _raw(seed, _FLIP, step, batch_size) >> np.uint64(63) == 1
+
+
+class BatchReader:
+    """Batch `step` of training: samples step*B ... step*B + B-1 of the endless series.
+
+    `decode` turns a sample's file into an array of one shape. Files are read and decoded by threads, one step ahead;
+    decoded samples stay in memory where all of them fit into `cache_bytes`. Neither changes a value.
+
+    With `flip_extension` the mirrored sample is a file of its own (key codes), and the mask has already been applied;
+    without it the caller mirrors the samples that the mask names.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        decode: Decode,
+        extension: str,
+        batch_size: int,
+        seed: int,
+        flip_extension: str | None = None,
+        cache_bytes: int = 2 << 30,
+        threads: int | None = None,
+    ) -> None:
+        if not len(split):
+            raise DataError(f"split `{split.name}` holds no samples. Prepare more images.")
+        self.split, self.batch_size, self.seed = split, batch_size, seed
+        self._decode = decode
+        self._extensions = (extension,) if flip_extension is None else (extension, flip_extension)
+        first = self._decoded(0, 0)
+        self.shape, self.dtype = first.shape, first.dtype
+        self._cache: list[Array] | None = None
+        if first.nbytes * len(split) * len(self._extensions) <= cache_bytes:
+            self._cache = [np.empty((len(split), *self.shape), self.dtype) for _ in self._extensions]
+            self._cached = np.zeros((len(self._extensions), len(split)), bool)
+        self._epochs: dict[int, Indices] = {}
+        self._pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), "brics-read")
+        self._ahead: tuple[int, list[Future[Array]]] = (-1, [])
+
+    def indices(self, step: int) -> Indices:
+        """(B,) numbers of the samples of batch `step`, within the split."""
+        count = len(self.split)
+        epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), count)
+        for epoch in set(self._epochs) - set(epochs.tolist()):
+            del self._epochs[epoch]
+        for epoch in set(epochs.tolist()) - set(self._epochs):
+            self._epochs[epoch] = order(self.seed, count, epoch)
+        return np.array([self._epochs[epoch][i] for epoch, i in zip(epochs.tolist(), places, strict=True)])
+
+    def batch(self, step: int) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """(B, *shape) samples, and (B,) bool: which of them are mirrored.
+
+        Raises:
+            DataError: a sample is damaged.
+        """
+        jobs, mask = self._jobs(step)
+        ahead, futures = self._ahead
+        if ahead != step:
+            self._drop(futures)
+            futures = self._start(jobs)
+            self._ahead = step, futures
+        loaded = [future.result() for future in futures]
+        batch = np.stack(loaded) if self._cache is None else np.stack([self._cache[kind][i] for kind, i in jobs])
+        self._ahead = step + 1, self._start(self._jobs(step + 1)[0])
+        return batch, mask
+
+    def close(self) -> None:
+        self._drop(self._ahead[1])
+        self._pool.shutdown()
+
+    def __enter__(self) -> "BatchReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _jobs(self, step: int) -> tuple[list[tuple[int, int]], npt.NDArray[np.bool_]]:
+        """For each sample of a batch which file (0, or 1: mirrored) of which sample is read; and the flip mask."""
+        mask = flips(self.seed, step, self.batch_size)
+        kinds = mask if len(self._extensions) == 2 else np.zeros_like(mask)
+        return list(zip(kinds.astype(int).tolist(), self.indices(step).tolist(), strict=True)), mask
+
+    def _start(self, jobs: list[tuple[int, int]]) -> list[Future[Array]]:
+        """Reads what is not in memory yet."""
+        missing = jobs if self._cache is None else [job for job in jobs if not self._cached[job]]
+        return [self._pool.submit(self._load, *job) for job in missing]
+
+    def _load(self, kind: int, i: int) -> Array:
+        array = self._decoded(kind, i)
+        if array.shape != self.shape or array.dtype != self.dtype:
+            found, expected = f"{array.dtype} {array.shape}", f"{self.dtype} {self.shape}"
+            raise DataError(f"{self.split.where(i, self._extensions[kind])}: is {found}, the others are {expected}.")
+        if self._cache is not None:
+            self._cache[kind][i] = array
+            self._cached[kind, i] = True
+        return array
+
+    def _decoded(self, kind: int, i: int) -> Array:
+        return read_sample(self.split, i, self._decode, self._extensions[kind])
+
+    @staticmethod
+    def _drop(futures: list[Future[Array]]) -> None:
+        for future in futures:
+            future.cancel()
+
+
+def read_sample(split: Split, i: int, decode: Decode, extension: str) -> Array:
+    """Sample i of a split, decoded. Raises DataError where it is damaged."""
+    data = split.read(i, extension)
+    try:
+        return decode(data)
+    except ValueError as error:
+        raise DataError(f"{split.where(i, extension)}: {error}.") from error
+
+
+def in_order(split: Split, decode: Decode, extension: str, batch_size: int) -> Iterator[Array]:
+    """The samples of a split, once, in their own order: (<= batch_size, *shape) at a time."""
+    for start in range(0, len(split), batch_size):
+        numbers = range(start, min(start + batch_size, len(split)))
+        yield np.stack([read_sample(split, i, decode, extension) for i in numbers])

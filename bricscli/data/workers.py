@@ -1,0 +1,58 @@
+"""Work on many items in several processes, with the results in order."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from bricscli.errors import BricsError
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+#: Unless told otherwise, fewer items than this are done here: they are finished before a worker has started.
+WORTH_WORKERS = 256
+
+
+def map_in_order(function: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:
+    """function(item) for each item, in order, by so many processes; None: one per CPU core if that is worth it.
+
+    `function` is a module's own, or a `partial` of one; the processes are spawned. Leaving the iterator early ends
+    them.
+
+    Raises:
+        BricsError: a process was killed.
+    """
+    if workers is None:
+        workers = _cores() if len(items) >= WORTH_WORKERS else 1
+    if workers == 1:
+        yield from map(function, items)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
+    try:
+        yield from pool.map(function, items, chunksize=16)
+    except BrokenProcessPool:
+        raise BricsError("workers: one was killed, perhaps for lack of memory. Try again with --workers 1.") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start() -> None:
+    """In a new worker: Ctrl-C is the parent's business, and a worker whose parent is gone ends itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,230 @@
+"""Shards: complete, reproducible, checked when read, and readable by webdataset's own loader."""
+
+import gc
+import hashlib
+import json
+import re
+import tarfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import webdataset
+
+from bricscli.data import shards
+from bricscli.data.shards import ShardSet, write_shards
+from bricscli.errors import DataError
+
+HEADER = {"kind": "images", "note": "ünï"}
+
+
+def samples(train=7, val=3):
+    for i in range(train):
+        yield "train", f"{i:06d}", {"png": f"image {i}".encode() * 90, "flip.npy": b"mirrored %d" % i}
+    for i in range(val):
+        yield "val", f"v{i:05d}", {"png": b"val %d" % i, "flip.npy": b""}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_shards(tmp_path / "set", HEADER, samples(), samples_per_shard=3)
+
+
+def test_what_was_written_is_read(dataset):
+    train, val = dataset.split("train"), dataset.split("val")
+    assert dataset.splits == {"train": 7, "val": 3}
+    assert [shard.samples for shard in dataset.shards] == [3, 3, 1, 3]
+    assert [len(train), len(val)] == [7, 3]
+    assert train.keys == [f"{i:06d}" for i in range(7)] and val.key(2) == "v00002"
+    assert train.extensions == ["flip.npy", "png"]
+    assert [train.read(i) for i in range(7)] == [f"image {i}".encode() * 90 for i in range(7)]
+    assert train.read(6, "flip.npy") == b"mirrored 6" and val.read(0, "flip.npy") == b""
+
+
+def test_the_manifest_says_what_is_there(dataset):
+    manifest = json.loads((dataset.path / "manifest.json").read_text())
+    assert manifest["schema"] == 1 and manifest["kind"] == "images" and manifest["note"] == "ünï"
+    assert {key: dataset.header[key] for key in HEADER} == HEADER and "shards" not in dataset.header
+    assert dataset.digest == hashlib.sha256((dataset.path / "manifest.json").read_bytes()).hexdigest()
+    listed = 0
+    for shard in manifest["shards"]:
+        data = (dataset.path / shard["name"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard["bytes"], shard["sha256"])
+        with tarfile.open(dataset.path / shard["name"]) as tar:
+            for (name, offset, size, crc32), member in zip(shard["members"], tar, strict=True):
+                content = tar.extractfile(member).read()
+                assert (name, size, crc32) == (member.name, len(content), zlib.crc32(content))
+                assert data[offset : offset + size] == content
+                assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
+                listed += 1
+    assert listed == 20
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_webdataset_reads_the_shards(dataset):
+    paths = [str(dataset.path / shard.name) for shard in dataset.shards if shard.split == "train"]
+    seen = list(webdataset.WebDataset(paths, shardshuffle=False))
+    gc.collect()  # webdataset leaves closing its files to the collector
+    assert [sample["__key__"] for sample in seen] == dataset.split("train").keys
+    assert [sample["png"] for sample in seen] == [dataset.split("train").read(i) for i in range(7)]
+    assert seen[6]["flip.npy"] == b"mirrored 6"
+
+
+def test_same_samples_same_bytes(dataset, tmp_path):
+    again = write_shards(tmp_path / "again", HEADER, samples(), samples_per_shard=3)
+    assert again.digest == dataset.digest
+    for shard in dataset.shards:
+        assert (again.path / shard.name).read_bytes() == (dataset.path / shard.name).read_bytes()
+
+
+def test_many_threads_read_with_few_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_OPEN_FILES", 2)
+    split = write_shards(tmp_path / "set", HEADER, samples(40, 1), samples_per_shard=4).split("train")
+    with ThreadPoolExecutor(8) as pool:
+        numbers = [i * 7 % 40 for i in range(400)]
+        assert list(pool.map(split.read, numbers)) == [f"image {i}".encode() * 90 for i in numbers]
+
+
+def test_a_flipped_bit_is_found_where_it_is(dataset):
+    train = dataset.split("train")
+    shard = dataset.shards[1]
+    path = dataset.path / shard.name
+    data = bytearray(path.read_bytes())
+    member = next(member for member in shard.members if member.name == "000004.png")
+    data[member.offset + 5] ^= 1
+    path.write_bytes(data)
+    assert train.read(3) and train.read(5)
+    with pytest.raises(DataError, match=re.escape(f"{path}: 000004.png: damaged")):
+        train.read(4)
+    ShardSet.open(dataset.path)  # the length is right
+    with pytest.raises(DataError, match=r"train-00001.tar: damaged"):
+        dataset.verify()
+
+
+def test_verify_accepts_what_is_whole(dataset):
+    dataset.verify()
+
+
+def test_an_empty_or_short_shard_is_never_a_short_epoch(dataset):
+    path = dataset.path / "train-00002.tar"
+    data = path.read_bytes()
+    for length in (0, 511, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(DataError, match=r"train-00002.tar: truncated"):
+            ShardSet.open(dataset.path)
+    path.write_bytes(data + b"\0")
+    with pytest.raises(DataError, match="too long"):
+        ShardSet.open(dataset.path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"train-00002.tar: listed in manifest.json, but No such file"):
+        ShardSet.open(dataset.path)
+
+
+def test_a_shard_cut_after_opening_is_an_error(dataset):
+    train = dataset.split("train")
+    (dataset.path / "train-00000.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"000000.png: damaged"):
+        train.read(0)
+
+
+def test_a_stranger_among_the_shards_is_an_error(dataset):
+    (dataset.path / "train-00003.tar").write_bytes((dataset.path / "train-00000.tar").read_bytes())
+    with pytest.raises(DataError, match=r"train-00003.tar: not listed"):
+        ShardSet.open(dataset.path)
+
+
+def test_no_data_set(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(DataError, match="no prepared data set"):
+            ShardSet.open(path)
+
+
+def changed(manifest, change):
+    change(manifest)
+    return json.dumps(manifest)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(schema=2),
+        lambda m: m.pop("schema"),
+        lambda m: m.pop("kind"),
+        lambda m: m.pop("splits"),
+        lambda m: m["splits"].update(train=6),
+        lambda m: m["shards"].append(m["shards"][0]),
+        lambda m: m["shards"][0].update(name="../train-00000.tar"),
+        lambda m: m["shards"][0].update(name="/etc/passwd.tar"),
+        lambda m: m["shards"][0].update(sha256="0"),
+        lambda m: m["shards"][0].update(samples=2),
+        lambda m: m["shards"][0].update(more=1),
+        lambda m: m["shards"][0].pop("split"),
+        lambda m: m["shards"][0]["members"].pop(),
+        lambda m: m["shards"][0]["members"].append(m["shards"][0]["members"][0]),
+        lambda m: m["shards"][0]["members"][0].__setitem__(0, "../../evil.png"),
+        lambda m: m["shards"][0]["members"][0].__setitem__(1, -512),
+        lambda m: m["shards"][0]["members"][0].__setitem__(2, 1 << 40),
+        lambda m: m["shards"][0]["members"][0].__setitem__(2, "9"),
+        lambda m: m["shards"][1].update(members=m["shards"][0]["members"]),
+        lambda m: m.update(shards=None),
+    ],
+)
+def test_an_altered_manifest_is_refused(dataset, change):
+    path = dataset.path / "manifest.json"
+    path.write_text(changed(json.loads(path.read_text()), change))
+    with pytest.raises(DataError, match=r"manifest.json: .*Delete the data set and make it again") as refused:
+        ShardSet.open(dataset.path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, "\xff"])
+def test_a_manifest_that_is_none(dataset, text):
+    (dataset.path / "manifest.json").write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match="not a manifest"):
+        ShardSet.open(dataset.path)
+
+
+def test_questions_that_have_no_answer(dataset):
+    with pytest.raises(DataError, match="has no split `test`; there is train, val"):
+        dataset.split("test")
+    with pytest.raises(DataError, match=r"000000.npy: no such file; there is flip.npy, png"):
+        dataset.split("train").read(0, "npy")
+    with pytest.raises(IndexError):
+        dataset.split("train").read(7)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (("train", "../a", {"png": b""}), "bad or repeated"),
+        (("train", "a", {"p/ng": b""}), "bad or repeated"),
+        (("train", "000000", {"png": b""}), "bad or repeated"),
+        (("val", "000000", {"png": b""}), "listed twice"),
+        (("train", "a.b", {"png": b""}), "lack files"),
+        (("train", "x", {"other": b""}), "lack files"),
+        (("train", "x", {}), "no files"),
+    ],
+)
+def test_bad_samples_leave_nothing_behind(tmp_path, bad, reason):
+    def wrong():
+        yield "train", "000000", {"png": b"1"}
+        yield bad
+        yield "val", "000001", {"png": b"1"}
+
+    with pytest.raises(ValueError, match=reason):
+        write_shards(tmp_path / "set", HEADER, wrong())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_samples_of_a_split_follow_one_another(tmp_path):
+    mixed = [(split, f"{i}", {"png": b"1"}) for i, split in enumerate(("train", "val", "train"))]
+    with pytest.raises(ValueError, match="split train do not follow one another"):
+        write_shards(tmp_path / "set", HEADER, mixed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_not_written_over(dataset):
+    before = dataset.digest
+    with pytest.raises(DataError):
+        write_shards(dataset.path, HEADER, samples(2, 1))
+    assert ShardSet.open(dataset.path).digest == before

@@ -1,0 +1,80 @@
+"""Several processes: results in order, errors passed on, nobody left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bricscli.data.workers import map_in_order
+from bricscli.errors import BricsError
+
+
+def square(number):
+    return number * number
+
+
+def process(_):
+    return os.getpid()
+
+
+def fails_at_20(number):
+    if number == 20:
+        raise ValueError("twenty")
+    return number
+
+
+def dies_at_20(number):
+    if number == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order(workers):
+    assert list(map_in_order(square, range(100), workers)) == [square(number) for number in range(100)]
+
+
+def test_little_work_is_done_here():
+    assert set(map_in_order(process, range(10))) == {os.getpid()}
+
+
+def test_an_error_of_the_function_is_raised_here():
+    with pytest.raises(ValueError, match="twenty"):
+        list(map_in_order(fails_at_20, range(64), 2))
+
+
+def test_a_killed_worker_is_an_error_and_no_hang():
+    with pytest.raises(BricsError, match="workers: one was killed"):
+        list(map_in_order(dies_at_20, range(64), 2))
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from bricscli.data.workers import map_in_order\n"
+        "def pid(_):\n    time.sleep(0.01)\n    return os.getpid()\n"
+        "if __name__ == '__main__':\n"
+        "    for process in map_in_order(pid, range(100_000), 2):\n        print(process, flush=True)\n"
+    )
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 5
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(worker)
+
+
+def alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{process}/stat") as file:  # a zombie that nobody has collected is dead as well
+        return file.read().rsplit(")", 1)[1].split()[0] != "Z"

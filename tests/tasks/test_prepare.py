@@ -1,0 +1,307 @@
+"""`brics prepare`: all images, in one order, split by content, the same bytes whoever does the work; or nothing."""
+
+import gc
+import hashlib
+import io
+import json
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from bricscli.data import toy
+from bricscli.data.images import crop_and_resize, decode_image, encode_png, to_pixels
+from bricscli.data.shards import ShardSet
+from bricscli.errors import BricsError, DataError, RecipeError
+from bricscli.tasks import prepare
+from bricscli.tasks.prepare import prepare_folder, prepare_toy
+
+
+def picture(seed, width=24, height=18):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def fill(folder, count, start=0):
+    """`count` images in three formats, some of them in sub-folders."""
+    for i in range(start, start + count):
+        path = folder / ("deep/er" if i % 3 else "") / f"{i:03d}.{('png', 'bmp', 'tif')[i % 3]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(path)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return fill(tmp_path / "photos", 12)
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def read_all(dataset):
+    """key -> (split, pixels, origin)"""
+    found = {}
+    for name in dataset.splits:
+        split = dataset.split(name)
+        for i, key in enumerate(split.keys):
+            found[key] = name, decode_image(split.read(i), 16), json.loads(split.read(i, "json"))
+    return found
+
+
+def test_every_image_is_there_once(photos, tmp_path):
+    done = prepare_folder(tmp_path / "set", folder=photos, resolution=16, val_fraction=0.25)
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
+    found = read_all(done.dataset)
+    assert done.dataset.splits == {"train": 9, "val": 3} and not done.already
+    assert sorted(found) == [f"{i:06d}" for i in range(12)]
+    for key, (_, pixels, origin) in found.items():
+        path = photos / names[int(key)]
+        assert origin == {"source": names[int(key)], "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        assert (pixels == to_pixels(crop_and_resize(Image.open(path), 16))).all()
+
+
+def test_the_manifest_says_how_it_was_made(photos, tmp_path):
+    (photos / "notes.txt").write_text("x")
+    (photos / "000 copy.png").write_bytes((photos / "000.png").read_bytes())
+    done = prepare_folder(tmp_path / "set", folder=photos, resolution=16)
+    header = done.dataset.header
+    assert (header["kind"], header["resolution"], header["crop"], header["resize"]) == (
+        "images",
+        16,
+        "center",
+        "lanczos",
+    )
+    assert header["source"]["name"] == "folder" and header["source"]["files"] == 13
+    assert (done.ignored, done.duplicates, done.rejected) == (1, 1, [])
+    assert str(tmp_path) not in (done.dataset.path / "manifest.json").read_text()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_webdataset_reads_it(photos, tmp_path):
+    dataset = prepare_folder(tmp_path / "set", folder=photos, resolution=16).dataset
+    paths = [str(dataset.path / shard.name) for shard in dataset.shards]
+    samples = list(webdataset.WebDataset(paths, shardshuffle=False).decode("rgb8"))
+    gc.collect()  # webdataset leaves closing its files to the collector
+    found = read_all(dataset)
+    assert sorted(sample["__key__"] for sample in samples) == sorted(found)
+    for sample in samples:
+        assert (sample["png"].transpose(2, 0, 1) == found[sample["__key__"]][1]).all()
+
+
+def test_validation_images_are_chosen_by_content_alone(photos, tmp_path):
+    def val_digests(folder, out):
+        dataset = prepare_folder(tmp_path / out, folder=folder, resolution=16, val_fraction=0.25).dataset
+        return {origin["sha256"] for split, _, origin in read_all(dataset).values() if split == "val"}
+
+    before = val_digests(photos, "a")
+    assert before == set(sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in photos.rglob("*.*"))[:3])
+    for i, path in enumerate(sorted(photos.rglob("*.*"))):
+        path.rename(photos / f"{(i * 5) % 12}{path.suffix}")
+    assert val_digests(photos, "b") == before
+
+
+@pytest.mark.parametrize(("count", "fraction", "val"), [(2, 0.05, 1), (2, 0.99, 1), (10, 0.5, 5), (12, 0.01, 1)])
+def test_both_splits_hold_images(tmp_path, count, fraction, val):
+    folder = fill(tmp_path / "photos", count)
+    dataset = prepare_folder(tmp_path / "set", folder=folder, resolution=8, val_fraction=fraction).dataset
+    assert dataset.splits == {"train": count - val, "val": val}
+
+
+def test_any_number_of_workers_writes_the_same_bytes(photos, tmp_path):
+    for workers in (1, 2, 3):
+        prepare_folder(tmp_path / f"photos{workers}", folder=photos, resolution=16, workers=workers)
+        prepare_toy(tmp_path / f"toy{workers}", resolution=16, count=40, workers=workers)
+    for name in ("photos", "toy"):
+        first = contents(tmp_path / f"{name}1")
+        assert first == contents(tmp_path / f"{name}2") == contents(tmp_path / f"{name}3")
+        assert "manifest.json" in first and len(first) == 3
+
+
+def test_the_same_command_again_does_nothing(photos, tmp_path, monkeypatch):
+    prepare_folder(tmp_path / "set", folder=photos, resolution=16)
+    prepare_toy(tmp_path / "toy", resolution=16, count=5)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr(prepare, "write_shards", None)
+    assert prepare_folder(tmp_path / "set", folder=photos, resolution=16).already
+    assert prepare_toy(tmp_path / "toy", resolution=16, count=5).already
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_another_data_set_is_not_written_over(photos, tmp_path):
+    out = tmp_path / "set"
+    before = prepare_folder(out, folder=photos, resolution=16).dataset.digest
+    with pytest.raises(DataError, match=r"another data set \(resolution 16, not 8\). Choose another --out"):
+        prepare_folder(out, folder=photos, resolution=8)
+    with pytest.raises(DataError, match=r"name folder, not toy"):
+        prepare_toy(out, resolution=16)
+    picture(99).save(photos / "000.png")
+    with pytest.raises(DataError, match="made of other images"):
+        prepare_folder(out, folder=photos, resolution=16)
+    fill(photos, 1, start=12)
+    with pytest.raises(DataError, match="files 12, not 13"):
+        prepare_folder(out, folder=photos, resolution=16)
+    assert ShardSet.open(out).digest == before
+
+
+def test_a_damaged_data_set_is_not_taken_for_a_finished_one(photos, tmp_path):
+    prepare_folder(tmp_path / "set", folder=photos, resolution=16)
+    (tmp_path / "set" / "val-00000.tar").write_bytes(b"")
+    with pytest.raises(DataError, match="truncated"):
+        prepare_folder(tmp_path / "set", folder=photos, resolution=16)
+
+
+def test_other_files_in_the_way_are_left_alone(photos, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    (tmp_path / "file").write_text("x")
+    for name in ("mine", "file"):
+        with pytest.raises(DataError, match=r"Choose another --out"):
+            prepare_folder(tmp_path / name, folder=photos, resolution=16)
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear" and (tmp_path / "file").read_text() == "x"
+
+
+def test_an_empty_folder_may_become_the_data_set(photos, tmp_path):
+    (tmp_path / "set").mkdir()
+    assert prepare_folder(tmp_path / "set", folder=photos, resolution=16).dataset.splits == {"train": 11, "val": 1}
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(photos, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(prepare, "map_in_order", None)
+    with pytest.raises(DataError, match="cannot be written"):
+        prepare_folder(tmp_path / "file" / "set", folder=photos, resolution=16)
+    with pytest.raises(DataError, match="cannot be written"):
+        prepare_toy(tmp_path / "file" / "set", count=5)
+
+
+def test_few_unreadable_files_are_listed(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(199):
+        (folder / f"{i:03d}.png").write_bytes(encode_png(picture(i, 8, 8)))
+    (folder / "100b.jpg").write_text("this is a text")
+    done = prepare_folder(tmp_path / "set", folder=folder, resolution=8)
+    assert [tuple(entry) for entry in done.rejected] == [("100b.jpg", "not an image, or a damaged one")]
+    assert sum(done.dataset.splits.values()) == 199
+    val, train = done.dataset.split("val"), done.dataset.split("train")
+    assert sorted(val.keys + train.keys) == [f"{i:06d}" for i in range(199)]
+    for split in (val, train):  # the bad file shifts no picture away from its name
+        for i in range(len(split)):
+            origin = json.loads(split.read(i, "json"))
+            data = (folder / origin["source"]).read_bytes()
+            assert origin["sha256"] == hashlib.sha256(data).hexdigest() and split.read(i) == data
+    assert prepare_folder(tmp_path / "set", folder=folder, resolution=8).already
+
+
+def test_too_many_unreadable_files_are_an_error(tmp_path):
+    folder = fill(tmp_path / "photos", 20)
+    for name in "abcd":
+        (folder / f"{name}.jpg").write_text("this is a text")
+    with pytest.raises(DataError, match=r"4 of 24 image files cannot be read, more than 1%: a.jpg \(not") as refused:
+        prepare_folder(tmp_path / "set", folder=folder, resolution=8)
+    assert "c.jpg" in str(refused.value) and "d.jpg" not in str(refused.value) and "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_text_named_jpg_alone(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("this is a text")
+    with pytest.raises(DataError, match="none of its 1 image files can be read") as refused:
+        prepare_folder(tmp_path / "set", folder=tmp_path / "photos", resolution=8)
+    assert refused.value.exit_code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_one_image_is_too_few(tmp_path):
+    with pytest.raises(DataError, match="a single image"):
+        prepare_folder(tmp_path / "set", folder=fill(tmp_path / "photos", 1), resolution=8)
+
+
+@pytest.mark.parametrize("name", ["none", "empty"])
+def test_a_missing_or_empty_folder(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=name):
+        prepare_folder(tmp_path / "set", folder=tmp_path / name, resolution=8)
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_upright_photograph_stays_upright(tmp_path):
+    folder = fill(tmp_path / "photos", 1)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    turned, plain = io.BytesIO(), picture(7, 16, 16)
+    plain.transpose(Image.Transpose.ROTATE_180).save(turned, "PNG", exif=exif)
+    (folder / "turned.png").write_bytes(turned.getvalue())
+    found = read_all(prepare_folder(tmp_path / "set", folder=folder, resolution=16).dataset)
+    assert (found["000001"][1] == to_pixels(plain)).all()
+
+
+def test_a_file_that_is_too_large_is_rejected(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "MAX_FILE_BYTES", 10)
+    with pytest.raises(DataError, match=r"none of its 12 image files can be read: 000.png"):
+        prepare_folder(tmp_path / "set", folder=photos, resolution=8)
+
+
+def test_toy_pictures_are_the_drawings(tmp_path):
+    dataset = prepare_toy(tmp_path / "toy", resolution=16, count=30, seed=5, val_fraction=0.1).dataset
+    found = read_all(dataset)
+    assert dataset.splits == {"train": 27, "val": 3} and len(found) == 30
+    for key, (_, pixels, origin) in found.items():
+        assert (pixels == to_pixels(toy.draw(5, int(key), 16))).all()
+        assert origin["source"] == f"toy:5:{int(key)}"
+    assert dataset.header["source"] == {"name": "toy", "version": toy.VERSION, "seed": 5, "count": 30}
+
+
+def test_toy_validation_images_are_the_same_at_every_resolution(tmp_path):
+    val = [prepare_toy(tmp_path / str(r), resolution=r, count=50).dataset.split("val").keys for r in (8, 16)]
+    assert val[0] == val[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"resolution": 7}, "--resolution: 7"),
+        ({"resolution": 2048}, "--resolution: 2048"),
+        ({"val_fraction": 0.0}, "--val-fraction: 0.0"),
+        ({"val_fraction": 1.0}, "--val-fraction: 1.0"),
+        ({"workers": 0}, "--workers: 0"),
+        ({"count": 1}, "--count: 1"),
+    ],
+)
+def test_options_out_of_range(tmp_path, options, words):
+    with pytest.raises(RecipeError, match=words):
+        prepare_toy(tmp_path / "set", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_sees_every_image(photos, tmp_path):
+    seen = []
+
+    def progress(iterable, total, description, unit):
+        for item in iterable:
+            seen.append((total, description, unit))
+            yield item
+
+    prepare_folder(tmp_path / "set", folder=photos, resolution=8, progress=progress)
+    assert seen == [(12, "reading", "image")] * 12
+    prepare_folder(tmp_path / "set", folder=photos, resolution=8, progress=progress)
+    assert seen[12:] == [(12, "comparing", "file")] * 12
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt, BricsError])
+def test_an_interruption_leaves_nothing_behind(photos, tmp_path, what):
+    def progress(iterable, total, description, unit):
+        for i, item in enumerate(iterable):
+            if i == 5:
+                raise what()
+            yield item
+
+    for make in (
+        lambda: prepare_folder(tmp_path / "set", folder=photos, resolution=8, workers=2, progress=progress),
+        lambda: prepare_toy(tmp_path / "set", resolution=8, count=9, progress=progress),
+    ):
+        with pytest.raises(what):
+            make()
+        assert [path.name for path in tmp_path.iterdir()] == ["photos"]
