@@ -1,0 +1,74 @@
+"""Layers that more than one network uses: taming's residual and attention blocks, StyleGAN2's scaled layers.
+
+Everything is plain PyTorch; features are `(B, C, H, W)` float.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SQRT2 = math.sqrt(2.0)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with taming's 32 groups, or as many as divide `channels`."""
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+
+
+class SelfAttention(nn.Module):
+    """Residual self-attention over all positions.
+
+    `heads=1` is taming's AttnBlock; scaled-dot-product attention gives its numbers in a twelfth of the memory.
+    """
+
+    def __init__(self, channels: int, heads: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2)
+        y = F.scaled_dot_product_attention(*qkv.unbind(1))
+        return x + self.out(y.transpose(-1, -2).reshape(b, c, h, w))
+
+
+class ScaledLinear(nn.Module):
+    """Linear layer with StyleGAN's run-time weight scale (equalised learning rate): unit-variance weights."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, activate: bool = False,
+                 learning_rate_scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / learning_rate_scale)
+        self.bias = nn.Parameter(torch.full((outputs,), bias / learning_rate_scale))
+        self.gain = learning_rate_scale / math.sqrt(inputs)
+        self.bias_gain = learning_rate_scale
+        self.activate = activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight * self.gain, self.bias * self.bias_gain)
+        return F.leaky_relu(y, 0.2) * SQRT2 if self.activate else y
+
+
+def fir_kernel() -> Tensor:
+    """StyleGAN2's separable low-pass [1, 3, 3, 1], normalised: `(4, 4)` with sum 1."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    return torch.outer(taps, taps)
+
+
+def fir_filter(x: Tensor, kernel: Tensor, pad: tuple[int, int], stride: int = 1) -> Tensor:
+    """Filter every channel of `x` with the same `(k, k)` kernel; `pad` before and after both axes, in pixels."""
+    channels = x.shape[1]
+    x = F.pad(x, (*pad, *pad))
+    return F.conv2d(x, kernel.to(x.dtype).expand(channels, 1, *kernel.shape), stride=stride, groups=channels)
+
+
+def fir_upsample(x: Tensor, kernel: Tensor) -> Tensor:
+    """Twice the resolution: zeros between the pixels, then the low-pass with gain 4: `(B,C,H,W) -> (B,C,2H,2W)`."""
+    channels = x.shape[1]
+    weight = (kernel * 4).to(x.dtype).expand(channels, 1, *kernel.shape)
+    return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=channels)

@@ -1,0 +1,121 @@
+"""Noisy key code, log SNR -> predicted noise: the UNet of LDM and Imagen (BRICS App. A.5), conditioned on log SNR."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bricscli.nn.layers import SelfAttention, group_norm
+
+
+def embed_log_snr(log_snr: Tensor, width: int) -> Tensor:
+    """Sines and cosines of log SNR: `(B,)` in about [-20, 20] -> `(B, width)`.
+
+    Periods run geometrically from 1 to 1000 in units of log SNR.
+    """
+    frequencies = 2 * math.pi / torch.logspace(0, 3, width // 2, device=log_snr.device, dtype=log_snr.dtype)
+    phase = log_snr[:, None] * frequencies
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+def count_heads(width: int, head_channels: int) -> int:
+    """As many heads of at least `head_channels` as divide `width`."""
+    return next(heads for heads in range(max(1, width // head_channels), 0, -1) if width % heads == 0)
+
+
+class ConditionedBlock(nn.Module):
+    """Residual block; the embedding scales and shifts the second normalisation. Starts as the identity."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.embed = nn.Linear(embedding, 2 * outputs)
+        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.embed(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
+        y = self.norm2(y) * (1 + scale) + shift
+        return self.shortcut(x) + self.conv2(F.silu(y))
+
+
+class Stage(nn.Module):
+    """A residual block and, where asked for, self-attention."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, heads: int) -> None:
+        super().__init__()
+        self.block = ConditionedBlock(inputs, outputs, embedding)
+        self.attention = SelfAttention(outputs, heads) if heads else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.block(x, embedding))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour to twice the resolution, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class UNet(nn.Module):
+    """`(B, C, H, W), (B,) -> (B, C, H, W)`; `attention` names the resolutions (pixels of the code) that have it."""
+
+    def __init__(self, *, inputs: int, size: int, channels: int, multipliers: Sequence[int], blocks: int,
+                 attention: Sequence[int], head_channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        embedding = 4 * channels
+        self.embedding = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+
+        def stage(width: int, outputs: int, resolution: int) -> Stage:
+            heads = count_heads(outputs, head_channels) if resolution in attention else 0
+            return Stage(width, outputs, embedding, heads)
+
+        self.stem = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.down = nn.ModuleList()  # every entry leaves its output for the way up
+        skips, width, resolution = [channels], channels, size
+        for level, multiplier in enumerate(multipliers):
+            if level:
+                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                skips.append(width)
+                resolution //= 2
+            for _ in range(blocks):
+                self.down.append(stage(width, channels * multiplier, resolution))
+                width = channels * multiplier
+                skips.append(width)
+        self.middle = nn.ModuleList([Stage(width, width, embedding, count_heads(width, head_channels)),
+                                     Stage(width, width, embedding, 0)])
+        self.up = nn.ModuleList()
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            for _ in range(blocks + 1):
+                self.up.append(stage(width + skips.pop(), channels * multiplier, resolution))
+                width = channels * multiplier
+            if level:
+                self.up.append(Upsample(width))
+                resolution *= 2
+        self.norm, self.out = group_norm(width), nn.Conv2d(width, inputs, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
+        embedding = self.embedding(embed_log_snr(log_snr, self.channels))
+        x = self.stem(x)
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, embedding) if isinstance(layer, Stage) else layer(x)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, embedding)
+        for layer in self.up:
+            x = layer(torch.cat([x, skips.pop()], dim=1), embedding) if isinstance(layer, Stage) else layer(x)
+        return self.out(F.silu(self.norm(x)))

@@ -1,0 +1,114 @@
+"""The perceptual loss: the right layers of the right network, frozen, and differentiable in its first argument."""
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import squeezenet1_1, vgg16
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from bricscli.errors import DataError
+from bricscli.losses.perceptual import SCALES, TAPS, PerceptualLoss
+
+Name = Literal["vgg16", "squeezenet1_1"]
+NETWORKS = sorted(TAPS)
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        vgg = vgg16(weights=None)  # its classifier is never needed, nor its memory
+    vgg.features = vgg.features.to_empty(device="cpu")
+    for parameter in vgg.features.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return {"vgg16": vgg.eval(), "squeezenet1_1": squeezenet1_1(weights=None).eval()}
+
+
+def images(seed: int, size: int = 40) -> Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def independent_loss(network: nn.Module, name: str, fake: Tensor, real: Tensor) -> Tensor:
+    """With torchvision's own normalisation and feature extractor."""
+    from torchvision.transforms.functional import normalize
+
+    extract = create_feature_extractor(network, [f"features.{i}" for i in TAPS[name]])
+    a, b = (extract(normalize((x + 1) / 2, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])) for x in (fake, real))
+    return sum(((a[k] - b[k]) ** 2).mean() / s for k, s in zip(a, SCALES[name], strict=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_agrees_with_torchvisions_extractor(name: Name, references: dict[str, nn.Module]) -> None:
+    loss = PerceptualLoss(name, references[name].state_dict())
+    expected = independent_loss(references[name], name, images(1), images(2))
+    torch.testing.assert_close(loss(images(1), images(2)), expected)
+    assert expected > 0
+
+
+def test_vgg_layers_are_johnsons() -> None:
+    """relu1_2, relu2_2, relu3_3, relu4_3: ReLUs just before the first three poolings, and the third of block four."""
+    layers = vgg_layers()
+    pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    assert TAPS["vgg16"] == tuple(pool - 1 for pool in pools[:4])
+    assert all(isinstance(layers[i], nn.ReLU) for i in TAPS["vgg16"])
+
+
+def vgg_layers() -> nn.Sequential:
+    with torch.device("meta"):
+        return vgg16(weights=None).features
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_reach_the_first_argument_only(name: Name) -> None:
+    torch.manual_seed(0)
+    loss = PerceptualLoss(name)
+    fake, real = images(1).requires_grad_(), images(2).requires_grad_()
+    loss(fake, real).backward()
+    assert fake.grad is not None
+    assert fake.grad.abs().sum() > 0
+    assert real.grad is None
+    assert not any(p.requires_grad for p in loss.parameters())
+
+
+def test_gradient_is_that_of_the_value() -> None:
+    torch.manual_seed(0)
+    loss = PerceptualLoss("squeezenet1_1").double()
+    fake, real = images(1).double().requires_grad_(), images(2).double()
+    loss(fake, real).backward()
+    direction = images(3).double()
+    step = 1e-6
+    numeric = (loss(fake + step * direction, real) - loss(fake - step * direction, real)) / (2 * step)
+    assert fake.grad is not None
+    torch.testing.assert_close((fake.grad * direction).sum(), numeric.detach(), rtol=1e-5, atol=0)
+
+
+def test_equal_images_have_no_loss_and_batches_are_averaged() -> None:
+    torch.manual_seed(0)
+    loss = PerceptualLoss("squeezenet1_1")
+    a, b = images(1), images(2)
+    assert loss(a, a) == 0
+    torch.testing.assert_close(loss(a, b), (loss(a[:1], b[:1]) + loss(a[1:], b[1:])) / 2)
+
+
+def test_loading_leaves_the_random_numbers_alone(references: dict[str, nn.Module]) -> None:
+    state = references["squeezenet1_1"].state_dict()
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    PerceptualLoss("squeezenet1_1", state)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_state_of_another_network_is_refused(references: dict[str, nn.Module]) -> None:
+    with pytest.raises(DataError, match=r"weights of vgg16: features\.2\.weight"):
+        PerceptualLoss("vgg16", references["squeezenet1_1"].state_dict())
+
+
+def test_stays_frozen_inside_a_training_model(references: dict[str, nn.Module]) -> None:
+    loss = PerceptualLoss("squeezenet1_1", references["squeezenet1_1"].state_dict())
+    assert sum(v.numel() for v in loss.state_dict().values()) == sum(p.numel() for p in loss.parameters())
+    before = loss(images(1), images(2))
+    loss.train()
+    assert torch.equal(loss(images(1), images(2)), before)
