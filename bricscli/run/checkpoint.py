@@ -1,0 +1,221 @@
+"""Checkpoints: `step-0001000/` with the weights, what training needs beyond them, and a manifest of both.
+
+A checkpoint is complete or absent: it is written beside its place and renamed. Tensor formats do not notice a flipped
+bit, so the manifest holds size and SHA-256 of every file and nothing is used that does not match. No pickle anywhere.
+"""
+
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bricscli import files
+from bricscli.errors import DataError
+from bricscli.run.log import warn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = 1
+WEIGHTS, TRAINING, STATE, MANIFEST = "weights.safetensors", "training.safetensors", "state.json", "manifest.json"
+_STEP = re.compile(r"^step-(\d{7,})$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory, tensors on the CPU; `digest` is the SHA-256 of the weights' file."""
+
+    path: Path
+    step: int
+    digest: str
+    recipe_text: str
+    weights: dict[str, "Tensor"]
+    training: dict[str, "Tensor"] | None
+    state: dict[str, Any]
+
+
+class Weights(NamedTuple):
+    """A weights file in memory; `digest` is its SHA-256, `tensors` are on the CPU."""
+
+    digest: str
+    recipe_text: str
+    tensors: dict[str, "Tensor"]
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    weights: Mapping[str, "Tensor"],
+    training: Mapping[str, "Tensor"],
+    state: Mapping[str, Any],
+    recipe_text: str,
+) -> Path:
+    """Writes `folder/step-<step>` and returns its path; the same input gives the same bytes.
+
+    `weights` is all that inference needs, `training` the rest, `state` plain JSON. An intact checkpoint of that step
+    stays as it is, a damaged one is replaced. Raises BricsError where the disk is full or refuses.
+    """
+    path = folder / f"step-{step:07d}"
+    if path.exists():
+        if _damage(path) is None:
+            return path
+        files.remove_directory(path)
+    metadata = {"brics": json.dumps({"schema": SCHEMA, "recipe": recipe_text}, ensure_ascii=False)}
+    with files.new_directory(path) as temporary:
+        _write_tensors(temporary / WEIGHTS, weights, metadata)
+        _write_tensors(temporary / TRAINING, training, None)
+        files.write_json(temporary / STATE, dict(state))
+        listed = {name: {"bytes": (temporary / name).stat().st_size, "sha256": files.sha256_file(temporary / name)}
+                  for name in (WEIGHTS, TRAINING, STATE)}
+        files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "step": step, "files": listed})
+    return path
+
+
+def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
+    """Reads a checkpoint, with its training state if asked for. Raises DataError where it is damaged or missing."""
+    from safetensors.torch import load_file
+
+    names = (WEIGHTS, TRAINING, STATE) if training else (WEIGHTS, STATE)
+    reason = _damage(path, names)
+    if reason is not None:
+        raise DataError(f"{path}: {reason}. Choose another checkpoint, or train again.")
+    weights = load_weights(path / WEIGHTS)
+    return Checkpoint(
+        path=path,
+        step=_read_manifest(path)["step"],
+        digest=weights.digest,
+        recipe_text=weights.recipe_text,
+        weights=weights.tensors,
+        training=load_file(path / TRAINING) if training else None,
+        state=json.loads((path / STATE).read_text("utf-8")),
+    )
+
+
+def load_weights(path: Path) -> Weights:
+    """Reads a weights file that stands alone. Raises DataError where it is missing or no such file."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["brics"])
+        return Weights(files.sha256_file(path), metadata["recipe"], load_file(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or 'no such file'}). Put the file back.") from None
+    except (SafetensorError, KeyError, ValueError, TypeError):
+        raise DataError(f"{path}: is no weights file of brics, or it is damaged. Put the right file there.") from None
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step that is intact, None where there are none; warns of damaged ones before it.
+
+    Raises DataError where there are checkpoints and none is intact, since going on would mean starting again.
+    """
+    steps = list_checkpoints(folder)
+    for path in reversed(steps):
+        reason = _damage(path)
+        if reason is None:
+            return path
+        warn(f"{path}: {reason}. The checkpoint before it is used instead.")
+    if steps:
+        raise DataError(f"{folder}: none of its {len(steps)} checkpoints is intact. Delete them to start again.")
+    return None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, intact or not, lowest step first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), entry) for entry in folder.iterdir() if (match := _STEP.match(entry.name))]
+    return [path for _, path in sorted(found)]
+
+
+def find_checkpoint(folder: Path, name: str) -> Path:
+    """The checkpoint whose digest begins with `name`, or whose folder has that name. Raises DataError if not just one.
+
+    Reads only the manifests; `load_checkpoint` is what verifies.
+    """
+    digests = {path: digest for path in list_checkpoints(folder) if (digest := checkpoint_digest(path))}
+    found = [path for path, digest in digests.items() if path.name == name or (name and digest.startswith(name))]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{path.name} ({digest[:8]})" for path, digest in digests.items()) or "none"
+    problem = f"{len(found)} checkpoints begin with {name}" if found else f"no checkpoint {name}"
+    raise DataError(f"{folder}: {problem}. There are: {known}.")
+
+
+def checkpoint_digest(path: Path) -> str | None:
+    """What the manifest says the weights' digest is; None where it cannot be read."""
+    try:
+        return str(_read_manifest(path)["files"][WEIGHTS]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def prune(folder: Path, keep: int = 2, protect: Collection[Path] = ()) -> None:
+    """Deletes all but the newest `keep` and the protected checkpoints, and none unless one of those kept is intact."""
+    if keep < 1:
+        raise ValueError(f"keep is {keep}, which would delete every checkpoint")
+    steps = list_checkpoints(folder)
+    safe = {path.resolve() for path in protect}
+    old = [path for path in steps[:-keep] if path.resolve() not in safe]
+    if old and any(_damage(path) is None for path in reversed(steps[-keep:])):
+        for path in old:
+            files.remove_directory(path)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    return dict(json.loads((path / MANIFEST).read_text("utf-8")))
+
+
+def _damage(path: Path, names: Collection[str] = (WEIGHTS, TRAINING, STATE)) -> str | None:
+    """Why a checkpoint cannot be used, None if it can."""
+    if not path.is_dir():
+        return "no such checkpoint"
+    try:
+        manifest = _read_manifest(path)
+        if manifest["schema"] != SCHEMA:
+            return f"has schema {manifest['schema']}, this version of brics reads {SCHEMA}"
+        for name in names:
+            listed = manifest["files"][name]
+            size = (path / name).stat().st_size
+            if size != listed["bytes"]:
+                return f"{name} is damaged ({size} bytes instead of {listed['bytes']})"
+            if files.sha256_file(path / name) != listed["sha256"]:
+                return f"{name} is damaged (its SHA-256 is not that in {MANIFEST})"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is damaged"
+    return None
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(_detached(tensors), path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        needed = sum(tensor.nbytes for tensor in tensors.values())
+        raise files.disk_error(path, OSError(int(number[1]), os.strerror(int(number[1]))), needed) from error
+
+
+def _detached(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Contiguous CPU tensors that share no memory, as safetensors wants them."""
+    result: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().to("cpu").contiguous()
+        storage = plain.untyped_storage().data_ptr()
+        result[name] = plain.clone() if storage in seen else plain
+        seen.add(storage)
+    return result

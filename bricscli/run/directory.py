@@ -1,0 +1,144 @@
+"""The folder of one run, `runs/<name>`: the only place that knows what its files are called."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bricscli import files
+from bricscli.errors import BricsError, DataError, RecipeError
+from bricscli.recipe.load import differing_keys, dump_recipe, read_recipe
+from bricscli.recipe.recipes import Recipe
+from bricscli.run.checkpoint import list_checkpoints
+from bricscli.run.log import warn
+
+RECIPE, INFO = "recipe.yaml", "run.json"
+#: Locks this process holds. A child made by fork must let go, or it would hold a dead parent's lock.
+_locks: set[int] = set()
+
+
+class RunDirectory:
+    """A run that exists; the folders below it are made by those who write there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.recipe_path = self.path / RECIPE
+        self.info_path = self.path / INFO
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.lock_path = self.path / "run.lock"
+        self.report_path = self.path / "report.html"
+        self.autoencoder_path = self.path / "autoencoder.safetensors"  #: a diffusion run's: the weights it decodes with
+        self.checkpoints = self.path / "checkpoints"
+        self.sheets = self.path / "sheets"
+        self.codes = self.path / "codes"
+        self.samples = self.path / "samples"
+        self.evals = self.path / "evals"
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, info: Mapping[str, Any]) -> "RunDirectory":
+        """Makes the run, or opens it if it exists with an equal recipe; its `run.json` then stays as it was.
+
+        Raises RecipeError naming the keys that differ, DataError where something else is there.
+        """
+        run = cls(path)
+        if not run.recipe_path.is_file():
+            files.check_writable(run.path.parent)
+            with files.new_directory(run.path) as temporary:
+                files.write_text(temporary / RECIPE, dump_recipe(recipe))
+                files.write_json(temporary / INFO, dict(info))
+            return run
+        differing = differing_keys(run.recipe, recipe)
+        if differing:
+            raise RecipeError(*(f"{run.path}: was made with another recipe: {line}" for line in differing),
+                              f"{run.path}: holds another run. Choose another --run, or delete it.")
+        files.check_writable(run.path)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """Raises DataError where there is no run, naming those beside it."""
+        run = cls(path)
+        if run.recipe_path.is_file():
+            return run
+        what = "is not a run" if run.path.exists() else "no such run"
+        beside = [other.path.name for other in list_runs(run.path.parent)]
+        advice = f"There are: {', '.join(beside)}." if beside else "Train one with `brics train-ae` first."
+        raise DataError(f"{run.path}: {what}. {advice}")
+
+    @property
+    def name(self) -> str:
+        return self.path.absolute().name
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Complete, with every default written. Raises RecipeError where it was changed into something invalid."""
+        return read_recipe(self.recipe_path)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What `run.json` says. Raises DataError where it is missing or damaged."""
+        try:
+            return dict(json.loads(self.info_path.read_text("utf-8")))
+        except (OSError, ValueError):
+            raise DataError(f"{self.info_path}: cannot be read. Train the run again under another name.") from None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps others out of the run for as long as the block or this process lives. Raises BricsError if one is in.
+
+        Also removes what killed processes left behind.
+        """
+        descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise BricsError(f"{self.path}: is in use by {holder}. Wait until it ends, or stop it.") from None
+        _locks.add(descriptor)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            for folder in (self.path, self.checkpoints, self.sheets, self.evals):
+                files.sweep(folder)
+            yield
+        finally:
+            if descriptor in _locks:  # not in a child made by fork
+                _locks.discard(descriptor)
+                os.ftruncate(descriptor, 0)
+                os.close(descriptor)
+
+
+def list_runs(root: Path) -> list[RunDirectory]:
+    """All runs directly under `root`, by name."""
+    if not root.is_dir():
+        return []
+    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))  # `.tmp-*`: not yet one
+    return [RunDirectory(entry) for entry in entries if (entry / RECIPE).is_file()]
+
+
+def newest_run(root: Path, kind: str) -> RunDirectory | None:
+    """The run of that kind ("autoencoder" or "diffusion") whose newest checkpoint was written last; None if none."""
+    found = []
+    for run in list_runs(root):
+        checkpoints = list_checkpoints(run.checkpoints)
+        try:
+            if checkpoints and run.recipe.kind == kind:
+                found.append((checkpoints[-1].stat().st_mtime_ns, run.name, run))
+        except RecipeError as error:
+            warn(f"{run.path}: is left out, its recipe cannot be read ({error.lines[0]})")
+    return max(found)[2] if found else None
+
+
+def _close_inherited_locks() -> None:
+    for descriptor in _locks:
+        os.close(descriptor)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited_locks)
