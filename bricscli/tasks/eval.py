@@ -1,0 +1,201 @@
+"""Measure: reconstructions against their originals, or samples against a reference, with the protocol that was used.
+
+Every result is a plain dict, ready for JSON: the numbers, how many images they stand on, digests of what was compared
+and the versions that can change a number. It holds no times and no paths, so the same inputs give the same file.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bricscli import files, weights
+from bricscli.data.collection import ImageCollection
+from bricscli.data.images import to_float, to_uint8
+from bricscli.errors import BricsError, DataError, RecipeError
+from bricscli.metrics import GROUPS, METRICS
+from bricscli.metrics.features import FeatureExtractor, InceptionFeatures, RandomFeatures
+from bricscli.metrics.frechet import Statistics, frechet_distance
+from bricscli.metrics.reconstruction import LPIPS_WEIGHTS, SSIM_WINDOW, Lpips, psnr, ssim
+from bricscli.run.log import Progress, warn
+from bricscli.run.provenance import describe_process
+
+DEFAULT_METRICS = ("psnr", "ssim", "lpips")
+
+#: Two batches of uint8 images (B,3,H,W) -> (B,).
+PairMeasure = Callable[[Tensor, Tensor], Tensor]
+
+
+def choose_metrics(names: Iterable[str]) -> list[str]:
+    """Names of reconstruction metrics, groups such as `lpips` spelt out. Raises RecipeError for an unknown one."""
+    known = [name for name, metric in METRICS.items() if metric.of == "reconstruction"]
+    chosen: list[str] = []
+    for name in (name.strip() for name in names):
+        members = GROUPS.get(name, (name,))
+        if not set(members) <= set(known):
+            close = get_close_matches(name, [*known, *GROUPS], n=1)
+            hint = f"Did you mean `{close[0]}`?" if close else f"Use {', '.join([*known, *GROUPS])}."
+            raise RecipeError(f"--metrics: `{name}` is unknown. {hint}")
+        chosen += [member for member in members if member not in chosen]
+    if not chosen:
+        raise RecipeError(f"--metrics: names no metric. Use {', '.join([*known, *GROUPS])}.")
+    return chosen
+
+
+def load_measures(names: Sequence[str], device: torch.device | str = "cpu") -> dict[str, PairMeasure]:
+    """The functions behind reconstruction metrics. Raises MissingWeights: call it before anything long."""
+    measures: dict[str, PairMeasure] = {}
+    for name in names:
+        if name == "psnr":
+            measures[name] = psnr
+        elif name == "ssim":
+            measures[name] = ssim
+        else:
+            net = name.removeprefix("lpips_")
+            measures[name] = Lpips(net, weights.load_state(LPIPS_WEIGHTS[net])).to(device)  # type: ignore[arg-type]
+    return measures
+
+
+def load_features(name: Literal["inception", "random"], device: torch.device | str = "cpu") -> FeatureExtractor:
+    """The extractor of a Fréchet distance. Raises MissingWeights: call it before anything long."""
+    if name == "inception":
+        return InceptionFeatures(weights.find_weights("inception"), device)
+    return RandomFeatures().to(device)
+
+
+def evaluate_reconstruction(
+    reconstruct: Callable[[Tensor], Tensor],
+    images: ImageCollection,
+    measures: dict[str, PairMeasure],
+    *,
+    autoencoder: str | None = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 16,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Mean and standard deviation over images of every measure; reconstructions are rounded to 8 bits first.
+
+    `reconstruct`: float [-1,1] (B,3,H,W) on `device` -> the same. `autoencoder`: digest of its weights, for the record.
+    """
+    if "ssim" in measures and min(images.shape) < SSIM_WINDOW:
+        raise DataError(f"{images.name}: {images.size} is too small for SSIM. Use --metrics psnr.")
+    values: dict[str, list[Tensor]] = {name: [] for name in measures}
+    for batch in _batches(images, batch_size, limit, "reconstruct"):
+        originals = batch.to(device)
+        with torch.no_grad():
+            output = reconstruct(to_float(originals))
+        if output.shape != originals.shape or not torch.isfinite(output).all():
+            raise BricsError(f"{images.name}: the autoencoder gave no image of {images.size}. Train it again.")
+        for name, measure in measures.items():
+            values[name].append(measure(originals, to_uint8(output)).cpu())
+    return {
+        "kind": "reconstruction",
+        "metrics": {name: _summary(name, torch.cat(parts)) for name, parts in values.items()},
+        "images": images.describe(limit),
+        "autoencoder": autoencoder,
+        "protocol": "per image; reconstructions rounded to 8 bits; data range 1; SSIM Gaussian 11x11, borders left out",
+        "versions": _versions("lpips") if any(name.startswith("lpips") for name in measures) else _versions(),
+    }
+
+
+def evaluate_frechet(
+    samples: ImageCollection,
+    reference: ImageCollection,
+    features: FeatureExtractor,
+    *,
+    batch_size: int = 64,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """The Fréchet distance of two collections of one resolution. `limit` holds for the samples only."""
+    if samples.shape != reference.shape:
+        raise DataError(
+            f"{samples.name}: images are {samples.size}, those of {reference.name} {reference.size}."
+            " Compare images of one resolution."
+        )
+    for images, count in ((samples, samples.used(limit)), (reference, reference.count)):
+        if count < 2:
+            raise DataError(f"{images.name}: has {count} image; a Fréchet distance needs at least 2.")
+        if images.lossy:
+            warn(f"{images.name}: holds JPEG files, whose compression changes the distance. Compare PNG files.")
+        if count < features.dimension:
+            warn(
+                f"{images.name}: {count} images for {features.dimension} features; the distance comes out too large."
+                " Compare it only with distances from as many images."
+            )
+    distance = frechet_distance(
+        _statistics(samples, features, batch_size, limit), _statistics(reference, features, batch_size, None)
+    )
+    name = "fid" if features.name == "inception" else "fd_random"
+    return {
+        "kind": "frechet",
+        "metrics": {name: {"label": METRICS[name].label, "value": distance}},
+        "samples": samples.describe(limit),
+        "reference": reference.describe(None),
+        "features": {"name": features.name, "dimension": features.dimension},
+        "versions": _versions("clean-fid") if features.name == "inception" else _versions(),
+    }
+
+
+def save_result(result: dict[str, Any], folder: Path) -> Path:
+    """Writes a result below `folder`, under a name that says what it is. Returns the file's path."""
+    if result["kind"] == "reconstruction":
+        name = f"reconstruction-{result['images']['name']}-{result['images'].get('split', 'folder')}"
+    else:
+        sides = f"{result['samples']['name']}-{result['reference']['name']}"
+        name = f"{next(iter(result['metrics']))}-{sides}-{result['reference'].get('split', 'folder')}"
+    path = folder / f"{name}.json"
+    files.write_json(path, result)
+    return path
+
+
+def describe_result(result: dict[str, Any]) -> list[str]:
+    """The lines to print: one per number, then what they stand on."""
+    lines = []
+    for entry in result["metrics"].values():
+        if result["kind"] == "reconstruction":
+            unit = f" {entry['unit']}" if entry["unit"] else ""
+            lines.append(f"{entry['label']}: {entry['mean']:.4g} ± {entry['std']:.3g}{unit}")
+        else:
+            lines.append(f"{entry['label']}: {entry['value']:.4g}")
+    if result["kind"] == "reconstruction":
+        return [*lines, f"mean ± standard deviation per image, over {_words(result['images'])}"]
+    return [*lines, f"{_words(result['samples'])} against {_words(result['reference'])}"]
+
+
+def _words(side: dict[str, Any]) -> str:
+    part = f", split {side['split']}" if "split" in side else ""
+    some = "" if side["images"] == side["of"] else f" of {side['of']}"
+    return f"{side['images']}{some} images of {side['name']}{part}"
+
+
+def _summary(name: str, values: Tensor) -> dict[str, Any]:
+    """`std` is the spread of single images, divided by N - 1 (0 for one image): no error of the mean."""
+    metric = METRICS[name]
+    std = float(values.std()) if len(values) > 1 else 0.0
+    return {"label": metric.label, "unit": metric.unit, "mean": float(values.mean()), "std": std}
+
+
+def _statistics(images: ImageCollection, extract: FeatureExtractor, batch_size: int, limit: int | None) -> Statistics:
+    statistics = Statistics(extract.dimension)
+    for batch in _batches(images, batch_size, limit, f"features of {images.name}"):
+        statistics.update(extract(batch).cpu().numpy())
+    return statistics
+
+
+def _batches(images: ImageCollection, batch_size: int, limit: int | None, description: str) -> Iterator[Tensor]:
+    """uint8 (B,3,H,W), with progress."""
+    with Progress(images.used(limit), description, "images") as progress:
+        for batch in images.batches(batch_size, limit):
+            yield torch.from_numpy(batch)
+            progress.show(progress.done + len(batch))
+
+
+def _versions(*more: str) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    process = describe_process()
+    kept = {name: process[name] for name in ("brics", "torch", "torchvision", "numpy", "pillow")}
+    return kept | {name: version(name) for name in more}

@@ -1,0 +1,260 @@
+"""Evaluation: the right images, the right numbers, the protocol beside them, one line where it cannot be."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bricscli.data.collection import ImageCollection, find_images, open_folder, open_prepared
+from bricscli.data.images import encode_png
+from bricscli.data.shards import write_shards
+from bricscli.errors import BricsError, DataError, RecipeError
+from bricscli.metrics.features import RandomFeatures
+from bricscli.metrics.reconstruction import psnr, ssim
+from bricscli.tasks import eval as task
+from bricscli.weights import MissingWeights
+
+
+def pictures(seed: int, count: int, size: int = 16) -> np.ndarray:
+    """(N,3,H,W) uint8, smooth enough to differ in more than noise."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (count, 3, 4, 4), dtype=np.uint8)
+    return np.stack(
+        [np.asarray(Image.fromarray(c.transpose(1, 2, 0)).resize((size, size))).transpose(2, 0, 1) for c in coarse]
+    )
+
+
+def save_folder(folder: Path, images: np.ndarray) -> Path:
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        (folder / f"{i:06d}.png").write_bytes(encode_png(image))
+    return folder
+
+
+def save_data(path: Path, train: np.ndarray, val: np.ndarray, kind: str = "images") -> Path:
+    def samples() -> Iterator[tuple[str, str, dict[str, bytes]]]:
+        for split, images in (("train", train), ("val", val)):
+            for i, image in enumerate(images):
+                yield split, f"{split}{i:06d}", {"png": encode_png(image)}
+
+    write_shards(path, {"kind": kind, "resolution": int(train.shape[-1])}, samples())
+    return path
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    save_data(root / "lsun-church", pictures(0, 12), pictures(1, 5))
+    save_data(root / "lsun-tower", pictures(2, 4), pictures(3, 3))
+    return root
+
+
+@pytest.fixture
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRICS_WEIGHTS", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))
+
+
+# What is measured
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 12), ("val", 5), ("all", 17)])
+def test_a_prepared_set_by_name(data_root: Path, split: str, count: int) -> None:
+    images = find_images("lsun-church", split, data_root)
+    assert (images.count, images.split, images.shape) == (count, split, (16, 16))
+    found = np.concatenate(list(images.batches(4)))
+    expected = {"train": pictures(0, 12), "val": pictures(1, 5)}
+    assert np.array_equal(found, np.concatenate(list(expected.values())) if split == "all" else expected[split])
+
+
+def test_a_unique_part_of_the_name_is_enough(data_root: Path) -> None:
+    assert find_images("tower", "val", data_root).name == "lsun-tower"
+    assert find_images(data_root / "lsun-church").name == "lsun-church"
+    with pytest.raises(DataError, match="lsun-church or lsun-tower"):
+        find_images("lsun", "all", data_root)
+    with pytest.raises(DataError, match="lsun-church, lsun-tower"):
+        find_images("bedroom", "all", data_root)
+
+
+def test_a_folder_of_images_in_the_order_of_names(tmp_path: Path) -> None:
+    images = pictures(0, 6)
+    folder = save_folder(tmp_path / "samples", images)
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"no image either")
+    collection = open_folder(folder)
+    assert np.array_equal(np.concatenate(list(collection.batches(4))), images)
+    first = collection.digest
+    (folder / "000003.png").write_bytes(encode_png(255 - images[3]))
+    assert open_folder(folder).digest != first
+
+
+def test_a_limit_chooses_from_everywhere_and_always_the_same(tmp_path: Path) -> None:
+    collection = open_folder(save_folder(tmp_path / "samples", pictures(0, 40)))
+    chosen = np.concatenate(list(collection.batches(3, limit=8)))
+    assert np.array_equal(chosen, np.concatenate(list(collection.batches(8, limit=8))))
+    where = [next(i for i in range(40) if np.array_equal(collection.read(i), image)) for image in chosen]
+    assert where == sorted(set(where))
+    assert max(where) > 20
+    assert collection.used(8) == 8
+    assert collection.used(100) == sum(map(len, collection.batches(7, limit=100))) == 40
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "000001.png").write_bytes(b"text"), "000001.png: not an image"),
+        (lambda folder: (folder / "000001.png").write_bytes(encode_png(pictures(0, 1, 20)[0])), "is 20x20"),
+        (lambda folder: [p.unlink() for p in folder.iterdir()], "holds no images"),
+    ],
+)
+def test_a_folder_that_cannot_be_measured(tmp_path: Path, spoil: object, message: str) -> None:
+    folder = save_folder(tmp_path / "samples", pictures(0, 3))
+    assert callable(spoil)
+    spoil(folder)
+    with pytest.raises(DataError, match=message):
+        list(open_folder(folder).batches(2))
+
+
+def test_key_codes_are_not_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds key_codes, not images"):
+        open_prepared(save_data(tmp_path / "codes", pictures(0, 2), pictures(1, 2), kind="key_codes"))
+
+
+def test_a_missing_split(data_root: Path) -> None:
+    with pytest.raises(DataError, match="train, val"):
+        find_images("tower", "test", data_root)
+
+
+# Which measures
+
+
+def test_names_of_metrics() -> None:
+    assert task.choose_metrics(["psnr", " lpips", "psnr"]) == ["psnr", "lpips_alex", "lpips_vgg"]
+    with pytest.raises(RecipeError, match="Did you mean `psnr`"):
+        task.choose_metrics(["psrn"])
+    with pytest.raises(RecipeError, match="`fid` is unknown"):
+        task.choose_metrics(["fid"])
+    with pytest.raises(RecipeError, match="names no metric"):
+        task.choose_metrics([])
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_missing_weights_are_said_before_the_work() -> None:
+    assert set(task.load_measures(["psnr", "ssim"])) == {"psnr", "ssim"}
+    with pytest.raises(MissingWeights, match="alexnet"):
+        task.load_measures(task.choose_metrics(task.DEFAULT_METRICS))
+    with pytest.raises(MissingWeights, match="inception"):
+        task.load_features("inception")
+    assert task.load_features("random").name == "random"
+
+
+# Reconstruction
+
+
+def darker(images: Tensor) -> Tensor:
+    return images * 0.8713 - 0.11037  # no value ends in exactly .5
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_reconstruction_is_measured_per_image_on_8_bits(data_root: Path, batch_size: int) -> None:
+    images = find_images("lsun-church", "val", data_root)
+    measures = task.load_measures(["psnr", "ssim"])
+    result = task.evaluate_reconstruction(darker, images, measures, autoencoder="abc", batch_size=batch_size)
+    original = torch.from_numpy(pictures(1, 5))
+    rounded = ((darker(original.float() / 127.5 - 1) + 1) * 127.5).round().clamp(0, 255).byte()
+    for name, measure in (("psnr", psnr), ("ssim", ssim)):
+        values = measure(original, rounded).numpy()
+        assert result["metrics"][name]["mean"] == pytest.approx(values.mean(), rel=1e-6)
+        assert result["metrics"][name]["std"] == pytest.approx(values.std(ddof=1), rel=1e-6)
+    assert result["images"] == images.describe(None)
+    assert result["images"]["images"] == 5
+    assert result["autoencoder"] == "abc"
+
+
+def test_an_autoencoder_that_gives_no_image(data_root: Path) -> None:
+    images = find_images("lsun-church", "val", data_root)
+    for broken in (lambda x: x * float("nan"), lambda x: x[..., :8]):
+        with pytest.raises(BricsError, match="gave no image"):
+            task.evaluate_reconstruction(broken, images, {"psnr": psnr})
+
+
+def test_too_small_for_ssim(tmp_path: Path) -> None:
+    images = open_folder(save_folder(tmp_path / "small", pictures(0, 2, 8)))
+    with pytest.raises(DataError, match="8x8 is too small for SSIM"):
+        task.evaluate_reconstruction(darker, images, {"ssim": ssim})
+
+
+# Fréchet distance
+
+
+def collection(images: np.ndarray, name: str = "images") -> ImageCollection:
+    return ImageCollection(name, len(images), lambda i: images[i], images.shape[2:], "digest")
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    result = task.evaluate_frechet(collection(a), collection(b), RandomFeatures(), batch_size=7)
+    return result["metrics"]["fd_random"]["value"]
+
+
+def test_frechet_distance_of_a_set_to_itself_and_to_others() -> None:
+    a = pictures(0, 80)
+    assert distance(a, a) == pytest.approx(0, abs=1e-5)
+    assert 0.01 < distance(a, pictures(1, 80)) < distance(a, 255 - pictures(1, 80) // 2) / 5
+
+
+def test_the_protocol_is_recorded(data_root: Path, tmp_path: Path) -> None:
+    samples = open_folder(save_folder(tmp_path / "samples", pictures(5, 70)))
+    reference = find_images("church", "all", data_root)
+    result = task.evaluate_frechet(samples, reference, RandomFeatures(), limit=65)
+    assert set(result["metrics"]) == {"fd_random"}
+    chosen = np.concatenate(list(samples.batches(65, limit=65)))
+    expected = distance(chosen, np.concatenate([pictures(0, 12), pictures(1, 5)]))
+    assert result["metrics"]["fd_random"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert "not FID" in result["metrics"]["fd_random"]["label"]
+    assert (result["samples"]["images"], result["samples"]["of"]) == (65, 70)
+    assert (result["reference"]["images"], result["reference"]["split"]) == (17, "all")
+    assert result["reference"]["sha256"] == reference.digest
+    assert result["features"] == {"name": "random", "dimension": 62}
+    path = task.save_result(result, tmp_path / "evals")
+    assert json.loads(path.read_text()) == result
+    assert path.name == "fd_random-samples-lsun-church-all.json"
+    assert str(tmp_path) not in path.read_text()
+    assert task.describe_result(result)[-1] == "65 of 70 images of samples against 17 images of lsun-church, split all"
+
+
+def test_few_images_are_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
+    distance(pictures(0, 61), pictures(1, 62))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "61 images for 62 features" in warnings[0]
+
+
+def test_jpeg_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "jpegs"
+    folder.mkdir()
+    for i, image in enumerate(pictures(0, 62)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.jpg")
+    task.evaluate_frechet(open_folder(folder), collection(pictures(1, 62)), RandomFeatures())
+    assert "JPEG" in capsys.readouterr().err
+
+
+def test_different_resolutions_and_single_images_are_refused() -> None:
+    with pytest.raises(DataError, match="are 16x16, those of images 24x24"):
+        distance(pictures(0, 3), pictures(1, 3, 24))
+    with pytest.raises(DataError, match="at least 2"):
+        distance(pictures(0, 1), pictures(1, 3))
+
+
+def test_the_same_inputs_give_the_same_file(data_root: Path, tmp_path: Path) -> None:
+    images = find_images("tower", "val", data_root)
+    paths = []
+    for folder in ("one", "two"):
+        result = task.evaluate_reconstruction(darker, images, {"psnr": psnr})
+        paths.append(task.save_result(result, tmp_path / folder))
+    assert paths[0].name == "reconstruction-lsun-tower-val.json"
+    assert paths[0].read_bytes() == paths[1].read_bytes()
