@@ -1,0 +1,76 @@
+"""The command `brics`: its words, and the only place where errors become lines and exit codes.
+
+Commands import what they need in their bodies, so that `--help` never waits for torch.
+"""
+
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+from bricscli import __version__
+from bricscli.commands import demo, encode, evaluate, prepare, sample, train_ae, train_diffusion
+from bricscli.errors import BricsError
+
+app = typer.Typer(
+    name="brics",
+    help="Train, sample and measure BRICS: an autoencoder with key codes and feature grids, and a diffusion model on "
+         "its codes.\n\nThe usual way: prepare -> train-ae -> encode -> train-diffusion -> sample -> eval. "
+         "`brics demo` goes all of it on drawn churches, in five minutes.",
+    epilog="Exit codes: 0 done, 1 failed while running, 2 wrong recipe or option, 3 wrong or missing data or weights, "
+           "4 parts that do not belong together, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("demo")(demo.demo)
+app.command("prepare")(prepare.prepare)
+app.command("train-ae")(train_ae.train_ae)
+app.command("encode")(encode.encode)
+app.command("train-diffusion")(train_diffusion.train_diffusion)
+app.command("sample")(sample.sample)
+app.add_typer(evaluate.app, name="eval")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"brics {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options of `brics` itself."""
+
+
+def main() -> None:
+    """Runs the command line; every BricsError becomes its lines on stderr and its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(standalone_mode=False)
+    except BricsError as error:
+        for line in error.lines:
+            print(f"brics: {_escape(line)}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("brics: interrupted. Nothing half-written was left; the same command begins again.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
+        if show is None or exit_code is None:  # not one of click's: a bug
+            raise
+        show()
+        sys.exit(exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _escape(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

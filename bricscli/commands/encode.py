@@ -1,0 +1,35 @@
+"""`brics encode`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bricscli.commands import options
+
+
+def encode(
+    run: Annotated[Path, typer.Option(metavar="RUN", help="The run of a trained autoencoder.")],
+    data: Annotated[Path | None, typer.Option(metavar="DATA", help="The prepared data set (default: the one it was "
+                                                                   "trained on, under data/).")] = None,
+    checkpoint: options.Checkpoint = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
+    device: options.Device = "auto",
+) -> None:
+    """Encode every image of a data set into its key code, for train-diffusion.
+
+    The codes go into shards under RUN/codes, with the digest of the autoencoder that made them.
+
+    Example: brics encode --run runs/church64x4
+    """
+    from bricscli.run.directory import RunDirectory
+    from bricscli.run.log import say
+    from bricscli.runtime import choose_device
+    from bricscli.tasks.encode import encode as run_encode
+
+    directory = RunDirectory.open(run)
+    codes = run_encode(directory, data or options.DATA_ROOT / directory.info["data"]["name"],
+                       device=choose_device(device), checkpoint=checkpoint, batch_size=batch_size)
+    shape = "x".join(map(str, [*codes.header["shape"][1:], codes.header["shape"][0]]))
+    say(f"{codes.path}: {', '.join(f'{n} {split}' for split, n in codes.splits.items())} key codes of {shape}, by "
+        f"autoencoder {codes.header['autoencoder']['digest'][:8]}.")

@@ -1,0 +1,25 @@
+"""Options that several commands share, and where things lie unless told otherwise."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DATA_ROOT, RUNS_ROOT = Path("data"), Path("runs")
+
+Device = Annotated[str, typer.Option(help="auto (CUDA if there is one, else the CPU), cpu, cuda or cuda:N.")]
+Recipe = Annotated[str, typer.Option("--recipe", "-r", metavar="RECIPE",
+                                     help="A recipe that comes with brics, by name (church64x4.yaml), or a file.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=VALUE",
+                                              help="Change one key of the recipe; may be given several times.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, parameter counts and the shards "
+                                                        "that would be read, and stop.")]
+SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds between checkpoints; one is saved at "
+                                                                          "the end and on Ctrl-C anyway.")]
+Checkpoint = Annotated[str | None, typer.Option(metavar="STEP|DIGEST", help="A checkpoint of the autoencoder, as "
+                                                "step-0001000 or the first digits of its digest (default: the newest).")]
+
+
+def run_name(recipe: str) -> str:
+    """`tiny/toy.yaml` -> `toy`: what a run is called unless told otherwise."""
+    return Path(recipe).name.removesuffix(".yaml")

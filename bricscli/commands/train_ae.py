@@ -1,0 +1,45 @@
+"""`brics train-ae`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bricscli.commands import options
+
+
+def train_ae(
+    recipe: options.Recipe,
+    data: Annotated[Path | None, typer.Option(metavar="DATA", help="The prepared data set "
+                                                                   "(default: data/NAME of the recipe).")] = None,
+    run: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run "
+                                                                 "(default: runs/NAME-OF-THE-RECIPE).")] = None,
+    overrides: options.Overrides = [],  # noqa: B006 (typer copies it)
+    dry_run: options.DryRun = False,
+    save_every: options.SaveEvery = 600.0,
+    device: options.Device = "auto",
+) -> None:
+    """Train the autoencoder: images -> key codes -> images.
+
+    Ctrl-C finishes the step and saves; the same command again goes on where it stopped, and on a CPU ends with the
+    same bytes as if it had not been stopped.
+
+    Example: brics train-ae --recipe photos64.yaml --data data/cats --run runs/cats
+    """
+    from bricscli.recipe.load import dump_recipe, load_recipe
+    from bricscli.recipe.recipes import AutoencoderRecipe
+
+    resolved = load_recipe(recipe, overrides, "autoencoder")
+    assert isinstance(resolved, AutoencoderRecipe)
+    data = data or options.DATA_ROOT / resolved.data.name
+    run = run or options.RUNS_ROOT / options.run_name(recipe)
+
+    from bricscli.run.log import say
+    from bricscli.runtime import choose_device
+    from bricscli.tasks.train_ae import describe_plan, say_trained, train_autoencoder
+
+    if dry_run:
+        say("\n".join([dump_recipe(resolved), *describe_plan(resolved, data)]))
+        return
+    say_trained(train_autoencoder(resolved, data, run, device=choose_device(device), overrides=overrides,
+                                  save_every=save_every))

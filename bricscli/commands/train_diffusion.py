@@ -1,0 +1,47 @@
+"""`brics train-diffusion`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bricscli.commands import options
+
+
+def train_diffusion(
+    recipe: options.Recipe,
+    autoencoder: Annotated[Path | None, typer.Option(metavar="RUN", help="The autoencoder's run, encoded with `brics "
+                                                     "encode` (default: runs/AUTOENCODER of the recipe).")] = None,
+    run: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run "
+                                                                 "(default: runs/NAME-OF-THE-RECIPE).")] = None,
+    overrides: options.Overrides = [],  # noqa: B006 (typer copies it)
+    dry_run: options.DryRun = False,
+    checkpoint: options.Checkpoint = None,
+    save_every: options.SaveEvery = 600.0,
+    device: options.Device = "auto",
+) -> None:
+    """Train the diffusion model that draws new key codes.
+
+    Refuses key codes that another checkpoint of the autoencoder made. Ctrl-C finishes the step and saves; the same
+    command again goes on where it stopped.
+
+    Example: brics train-diffusion --recipe photos64-diffusion.yaml --autoencoder runs/cats --run runs/cats-diffusion
+    """
+    from bricscli.recipe.load import dump_recipe, load_recipe
+    from bricscli.recipe.recipes import DiffusionRecipe
+
+    resolved = load_recipe(recipe, overrides, "diffusion")
+    assert isinstance(resolved, DiffusionRecipe)
+    autoencoder = autoencoder or options.RUNS_ROOT / resolved.autoencoder
+    run = run or options.RUNS_ROOT / options.run_name(recipe)
+
+    from bricscli.run.log import say
+    from bricscli.runtime import choose_device
+    from bricscli.tasks.train_ae import say_trained
+    from bricscli.tasks.train_diffusion import describe_plan, train_denoiser
+
+    if dry_run:
+        say("\n".join([dump_recipe(resolved), *describe_plan(resolved, autoencoder)]))
+        return
+    say_trained(train_denoiser(resolved, autoencoder, run, device=choose_device(device), checkpoint=checkpoint,
+                               overrides=overrides, save_every=save_every))

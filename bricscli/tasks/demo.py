@@ -1,0 +1,171 @@
+"""`brics demo`: the whole way on drawn churches, with the tiny recipes, and a page that shows what came of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from bricscli.data.collection import find_images, open_folder
+from bricscli.data.images import decode_image
+from bricscli.data.loader import in_order
+from bricscli.data.shards import ShardSet
+from bricscli.recipe.load import dump_recipe, load_recipe
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.report.page import (
+    Command,
+    Number,
+    Report,
+    Sheet,
+    curve_from_metrics,
+    numbers_from_result,
+    write_report,
+)
+from bricscli.run.directory import RunDirectory
+from bricscli.run.log import read_metrics, say, show_seconds, track
+from bricscli.tasks.anchors import decode_anchors
+from bricscli.tasks.encode import encode
+from bricscli.tasks.eval import (
+    describe_result,
+    evaluate_frechet,
+    evaluate_reconstruction,
+    load_features,
+    load_measures,
+    save_result,
+)
+from bricscli.tasks.models import load_autoencoder
+from bricscli.tasks.prepare import prepare_toy
+from bricscli.tasks.sample import sample_to_folder
+from bricscli.tasks.train_ae import reconstruct_uint8, train_autoencoder
+from bricscli.tasks.train_diffusion import train_denoiser
+
+AUTOENCODER_RECIPE, DIFFUSION_RECIPE = "tiny/toy.yaml", "tiny/toy-diffusion.yaml"
+SAMPLES, SHOWN, NEIGHBOURS, IMAGES = 128, 48, 16, 4096
+
+SAMPLES_NAME, RECONSTRUCTED, SHUFFLED = "samples", "reconstructions of train images", "shuffled key codes"
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class _Way:
+    """The commands gone so far, what each did and how long it took, in seconds."""
+
+    commands: list[Command] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def go(self, text: str, does: str, task: Callable[[], Result]) -> Result:
+        """Runs one part and tells which command would have done the same."""
+        say(f"\n$ {text}")
+        started = time.monotonic()
+        result = task()
+        seconds = time.monotonic() - started
+        self.seconds[text.split()[1]] = self.seconds.get(text.split()[1], 0.0) + seconds
+        self.commands.append(Command(text, f"{does} ({show_seconds(seconds)})"))
+        return result
+
+
+def demo(out: Path, *, device: torch.device) -> Path:
+    """Prepares, trains, encodes, samples and measures below `out`; returns the report. Goes on where it was stopped.
+
+    Raises what the parts raise.
+    """
+    way = _Way()
+    data, runs = out / "data" / "toy", out / "runs"
+    autoencoder_recipe = load_recipe(AUTOENCODER_RECIPE, kind="autoencoder")
+    diffusion_recipe = load_recipe(DIFFUSION_RECIPE, kind="diffusion")
+    assert isinstance(autoencoder_recipe, AutoencoderRecipe) and isinstance(diffusion_recipe, DiffusionRecipe)
+    resolution = autoencoder_recipe.data.resolution
+    way.go(f"brics prepare toy --resolution {resolution}", f"drew {IMAGES} churches into shards",
+           lambda: prepare_toy(data, resolution=resolution, count=IMAGES, progress=track))
+    autoencoder = way.go(f"brics train-ae --recipe {AUTOENCODER_RECIPE}", "learnt images -> key codes -> images",
+                         lambda: train_autoencoder(autoencoder_recipe, data, runs / "toy", device=device))
+    codes = way.go("brics encode --run runs/toy", "turned every image into its key code",
+                   lambda: encode(autoencoder, data, device=device))
+    diffusion = way.go(f"brics train-diffusion --recipe {DIFFUSION_RECIPE}", "learnt to draw key codes",
+                       lambda: train_denoiser(diffusion_recipe, autoencoder.path, runs / "toy-diffusion", device=device))
+    way.go(f"brics sample -n {SAMPLES} --out samples/", "drew new churches, one per seed",
+           lambda: sample_to_folder(diffusion, out / "samples", count=SAMPLES, device=device))
+    quality = way.go("brics eval reconstruction --metrics psnr,ssim", "compared reconstructions with their originals",
+                     lambda: _evaluate_reconstruction(autoencoder, data, device))
+    distances = way.go("brics eval fid --samples samples/ --ref toy --features random --anchors runs/toy",
+                       "compared samples with all drawn churches", lambda: _evaluate_samples(autoencoder, data, out, device))
+    report = Report(
+        title="BRICS on drawn churches",
+        summary=f"An autoencoder learnt {resolution}x{resolution} pictures as key codes of "
+                f"{'x'.join(map(str, [*codes.header['shape'][1:], codes.header['shape'][0]]))} numbers, and a diffusion "
+                f"model learnt to draw new key codes: {show_seconds(sum(way.seconds.values()))} on {device.type}.",
+        highlights=[(f"{quality['metrics']['psnr']['mean']:.1f} dB", "PSNR of reconstructions it never trained on"),
+                    (f"{_value(distances[SAMPLES_NAME]) / _value(distances[SHUFFLED]):.2f}",
+                     "distance of samples from the drawn churches, where shuffled codes have 1"),
+                    (show_seconds(sum(way.seconds.values())), f"for all of it, on {device.type}")],
+        sheets=_sheets(autoencoder, data, out / "samples", device),
+        curves=[curve_from_metrics(read_metrics(autoencoder.metrics_path), {"l2": "L2", "loss": "weighted sum"},
+                                   title="Autoencoder", text="Loss over images seen.", logarithmic=True),
+                curve_from_metrics(read_metrics(diffusion.metrics_path), {"loss": "noise prediction"},
+                                   title="Diffusion model", text="Mean squared error over key codes seen.",
+                                   logarithmic=True)],
+        numbers=[*numbers_from_result(quality), *_distance_rows(distances)],
+        commands=way.commands,
+        details={AUTOENCODER_RECIPE: dump_recipe(autoencoder_recipe), DIFFUSION_RECIPE: dump_recipe(diffusion_recipe),
+                 "versions": "\n".join(f"{k}: {v}" for k, v in quality["versions"].items())},
+    )
+    path = out / "report.html"
+    write_report(path, report)
+    return path
+
+
+def _evaluate_reconstruction(run: RunDirectory, data: Path, device: torch.device) -> dict[str, Any]:
+    autoencoder = load_autoencoder(run, device)
+    result = evaluate_reconstruction(autoencoder.model, find_images(data, "val"), load_measures(["psnr", "ssim"], device),
+                                     autoencoder=autoencoder.digest, device=device)
+    save_result(result, run.evals)
+    say("\n".join(describe_result(result)))
+    return result
+
+
+def _evaluate_samples(run: RunDirectory, data: Path, out: Path, device: torch.device) -> dict[str, dict[str, Any]]:
+    reference, features = find_images(data), load_features("random", device)
+    compared = {SAMPLES_NAME: open_folder(out / "samples"), **decode_anchors(run.path, SAMPLES, device)}
+    results = {name: evaluate_frechet(images, reference, features) for name, images in compared.items()}
+    save_result(results[SAMPLES_NAME], out / "evals")
+    for name, result in results.items():
+        say(f"{name}: {describe_result(result)[0]}")
+    return results
+
+
+def _value(result: dict[str, Any]) -> float:
+    return float(next(iter(result["metrics"].values()))["value"])
+
+
+def _distance_rows(distances: dict[str, dict[str, Any]]) -> list[Number]:
+    return [replace(row, label=f"{row.label}: {name}")
+            for name, result in distances.items() for row in numbers_from_result(result)]
+
+
+def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) -> list[Sheet]:
+    """Originals beside reconstructions; samples beside the training images nearest to them."""
+    autoencoder, shards = load_autoencoder(run, device), ShardSet.open(data)
+    val = torch.from_numpy(next(in_order(shards.split("val"), decode_image, "png", 24)))
+    drawn = open_folder(samples)
+    shown = np.stack([drawn.read(i) for i in range(SHOWN)])
+    nearest = _nearest(shown[:NEIGHBOURS], shards)
+    return [
+        Sheet("Originals and reconstructions", "Validation images, never trained on, above what the autoencoder makes of "
+              "their key codes.", {"original": val.numpy(), "reconstruction": reconstruct_uint8(
+                  autoencoder.model, val, device).numpy()}),
+        Sheet("Samples", "New churches, uncurated: seeds 0, 1, 2, …", {"sample": shown},
+              captions=[f"seed {i}" for i in range(SHOWN)]),
+        Sheet("Not copies", "Samples above the training image nearest to each (least mean squared difference of pixels).",
+              {"sample": shown[:NEIGHBOURS], "nearest training image": nearest}),
+    ]
+
+
+def _nearest(images: np.ndarray, shards: ShardSet) -> np.ndarray:
+    """For each uint8 image `(N, 3, H, W)` the training image with the least mean squared difference."""
+    train = np.concatenate(list(in_order(shards.split("train"), decode_image, "png", 256)))
+    flat, query = (torch.from_numpy(x.reshape(len(x), -1)).float() for x in (train, images))
+    return train[torch.cdist(query, flat).argmin(1).numpy()]

@@ -1,0 +1,124 @@
+"""Runs on disk -> modules that can be used, checked to belong together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from bricscli.build import build_autoencoder, build_denoiser, build_schedule
+from bricscli.diffusion.schedule import ChenCosine
+from bricscli.errors import DataError, MismatchError
+from bricscli.nn.autoencoder import Autoencoder
+from bricscli.nn.unet import UNet
+from bricscli.recipe.load import parse_recipe
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.run.checkpoint import Weights, find_checkpoint, latest_checkpoint, load_checkpoint, load_weights
+from bricscli.run.directory import RunDirectory
+
+
+R = TypeVar("R", AutoencoderRecipe, DiffusionRecipe)
+
+
+@dataclass(frozen=True)
+class LoadedAutoencoder:
+    """A trained autoencoder; `digest` names its weights, and with them everything that was made by them."""
+
+    name: str
+    recipe: AutoencoderRecipe
+    model: Autoencoder
+    digest: str
+    weights_path: Path
+
+    @property
+    def code_shape(self) -> tuple[int, int, int]:
+        """(C_z, H_z, W_z)."""
+        return self.recipe.bottleneck.channels, self.recipe.code_size, self.recipe.code_size
+
+    def check_resolution(self, shape: tuple[int, int], name: str) -> None:
+        """Raises DataError unless images of `shape` (height, width) are what it was trained on."""
+        wanted = self.recipe.data.resolution
+        if shape != (wanted, wanted):
+            raise DataError(f"{name}: images are {shape[1]}x{shape[0]}, {self.name} needs {wanted}x{wanted}. "
+                            f"Prepare them with --resolution {wanted}.")
+
+
+@dataclass(frozen=True)
+class LoadedDenoiser:
+    """A trained denoiser with the autoencoder whose key codes it draws."""
+
+    name: str
+    recipe: DiffusionRecipe
+    model: UNet
+    schedule: ChenCosine
+    digest: str
+    autoencoder: LoadedAutoencoder
+
+
+def load_autoencoder(run: RunDirectory, device: torch.device, checkpoint: str | None = None) -> LoadedAutoencoder:
+    """The newest checkpoint of a run, or the one whose name or digest begins with `checkpoint`.
+
+    Raises:
+        DataError: the run has none, or it is damaged.
+        MismatchError: it is not the run of an autoencoder.
+    """
+    recipe_of(run, AutoencoderRecipe)
+    path = find_checkpoint(run.checkpoints, checkpoint) if checkpoint else _latest(run)
+    loaded = load_checkpoint(path)
+    return _autoencoder(run.name, Weights(loaded.digest, loaded.recipe_text, loaded.weights), path, device)
+
+
+def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
+    """The newest checkpoint of a diffusion run, and the autoencoder that the run keeps beside it.
+
+    Raises:
+        DataError: one of them is missing or damaged.
+        MismatchError: it is not the run of a diffusion model, or its autoencoder is not the one it was trained with.
+    """
+    recipe_of(run, DiffusionRecipe)
+    path = _latest(run)
+    expected = run.info["autoencoder"]
+    weights = load_weights(run.autoencoder_path)
+    if weights.digest != expected["digest"]:
+        raise MismatchError(f"{run.autoencoder_path}: is autoencoder {weights.digest[:8]}, but the run was trained with "
+                            f"{expected['digest'][:8]}. Put the file of `{expected['run']}` back.")
+    autoencoder = _autoencoder(expected["run"], weights, run.autoencoder_path, device)
+    checkpoint = load_checkpoint(path)
+    recipe = parse_recipe(checkpoint.recipe_text, str(path))
+    assert isinstance(recipe, DiffusionRecipe)
+    channels, size, _ = autoencoder.code_shape
+    model = build_denoiser(recipe, channels, size)
+    _fill(model, checkpoint.weights, path)
+    return LoadedDenoiser(run.name, recipe, model.to(device).eval(), build_schedule(recipe), checkpoint.digest, autoencoder)
+
+
+def recipe_of(run: RunDirectory, kind: type[R]) -> R:
+    """The run's recipe, which must be of that kind. Raises MismatchError if it is of the other."""
+    recipe = run.recipe
+    if not isinstance(recipe, kind):
+        wanted, found = ("autoencoder", "diffusion model") if kind is AutoencoderRecipe else (
+            "diffusion model", "autoencoder")
+        raise MismatchError(f"{run.path}: is the run of a {found}, not of a {wanted}. Choose another run.")
+    return recipe
+
+
+def _latest(run: RunDirectory) -> Path:
+    path = latest_checkpoint(run.checkpoints)
+    if path is None:
+        raise DataError(f"{run.path}: has no checkpoint yet. Train it first.")
+    return path
+
+
+def _autoencoder(name: str, weights: Weights, path: Path, device: torch.device) -> LoadedAutoencoder:
+    recipe = parse_recipe(weights.recipe_text, str(path))
+    assert isinstance(recipe, AutoencoderRecipe)
+    model = build_autoencoder(recipe)
+    _fill(model, weights.tensors, path)
+    return LoadedAutoencoder(name, recipe, model.to(device).eval().requires_grad_(False), weights.digest, path)
+
+
+def _fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError:
+        raise DataError(f"{path}: its weights do not fit its recipe; it was written by another version of brics.") from None

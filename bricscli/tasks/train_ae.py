@@ -1,0 +1,146 @@
+"""`brics train-ae`: image shards -> autoencoder checkpoints."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bricscli import files
+from bricscli.build import build_autoencoder, build_discriminator, count_parameters
+from bricscli.data.images import decode_image, encode_png, sheet, to_float, to_uint8
+from bricscli.data.loader import BatchReader, in_order
+from bricscli.data.shards import ShardSet
+from bricscli.errors import DataError
+from bricscli.losses.perceptual import PerceptualLoss
+from bricscli.metrics.reconstruction import psnr
+from bricscli.recipe.load import dump_recipe
+from bricscli.recipe.recipes import AutoencoderRecipe
+from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
+from bricscli.run.directory import RunDirectory
+from bricscli.run.log import say
+from bricscli.run.provenance import describe_process
+from bricscli.runtime import deterministic_algorithms
+from bricscli.training.loop import train
+from bricscli.training.steps import AutoencoderStep
+
+PREVIEW_IMAGES = 16
+
+
+def train_autoencoder(
+    recipe: AutoencoderRecipe,
+    data: Path,
+    run_path: Path,
+    *,
+    device: torch.device,
+    overrides: Sequence[str] = (),
+    save_every: float = 600.0,
+) -> RunDirectory:
+    """Trains, or goes on training, the autoencoder of `recipe` on the train split of `data`, into `run_path`.
+
+    `save_every` is in seconds. Raises DataError for data that does not fit, MissingWeights where the perceptual loss
+    needs a file that is not there, RecipeError where the run was made with another recipe, InterruptedRun on SIGINT.
+    """
+    images = open_images(data, recipe)
+    perceptual = load_perceptual(recipe)
+    run = RunDirectory.create(run_path, recipe, {
+        "kind": recipe.kind, "data": {"name": data.name, "digest": images.digest},
+        "overrides": list(overrides), "device": device.type, "process": describe_process()})
+    check_same_data(run, images)
+    decode = partial(decode_image, resolution=recipe.data.resolution)
+    training = recipe.training
+    with run.lock(), deterministic_algorithms(), \
+            BatchReader(images.split("train"), decode, "png", training.batch_size, training.seed) as reader:
+        step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None)
+        val = torch.from_numpy(next(in_order(images.split("val"), decode, "png", PREVIEW_IMAGES)))
+
+        def read_batch(number: int) -> Tensor:
+            batch, flip = reader.batch(number)
+            real = to_float(torch.from_numpy(batch).to(device))
+            if not recipe.data.flip:
+                return real
+            return torch.where(torch.from_numpy(flip).to(device)[:, None, None, None], real.flip(-1), real)
+
+        def preview(path: Path) -> Mapping[str, float]:
+            fake = reconstruct_uint8(step.averaged, val, device)
+            files.write_bytes(path, encode_png(compare_sheet(val, fake)))
+            return {"val_psnr": float(psnr(val, fake).mean())}
+
+        train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
+              read_batch=read_batch, preview=preview, save_every=save_every, protect=partial(encoded_checkpoints, run))
+    return run
+
+
+def describe_plan(recipe: AutoencoderRecipe, data: Path) -> list[str]:
+    """What `--dry-run` tells: parameters, and the shards that would be read."""
+    model = build_autoencoder(recipe)
+    parts = {"encoder": model.encoder, "grids": model.retrieval, "decoder": model.decoder}
+    lines = [f"{name:13} {count_parameters(part) / 1e6:8.2f} M parameters" for name, part in parts.items()]
+    lines[1] += f" ({model.retrieval.table.numel() / 1e6:.2f} M of them in grid entries)"
+    if recipe.losses.adversarial:
+        lines.append(f"discriminator {count_parameters(build_discriminator(recipe)) / 1e6:8.2f} M parameters")
+    return [*lines, *describe_shards(data)]
+
+
+def describe_shards(data: Path) -> list[str]:
+    """The shards of a data set, or that there are none yet."""
+    try:
+        shards = ShardSet.open(data)
+    except DataError as error:
+        return [f"data          {error}"]
+    return [f"data          {data}: {', '.join(f'{count} {split}' for split, count in shards.splits.items())}",
+            *(f"  {shard.name}  {shard.samples} samples, {files.show_bytes(shard.bytes)}" for shard in shards.shards)]
+
+
+def open_images(data: Path, recipe: AutoencoderRecipe) -> ShardSet:
+    """A prepared data set of the recipe's resolution. Raises DataError where it is not."""
+    images = ShardSet.open(data)
+    found = images.header.get("resolution")
+    if images.header["kind"] != "images" or found != recipe.data.resolution:
+        what = f"images of {found} pixels" if images.header["kind"] == "images" else images.header["kind"]
+        raise DataError(f"{data}: holds {what}, the recipe needs images of {recipe.data.resolution}. "
+                        f"Prepare them with --resolution {recipe.data.resolution}, or choose another --data.")
+    return images
+
+
+def check_same_data(run: RunDirectory, images: ShardSet) -> None:
+    """A run goes on with the data it began with. Raises DataError where the data set is another."""
+    began = run.info["data"]["digest"]
+    if began != images.digest:
+        raise DataError(f"{images.path}: is not the data set that {run.path} began with (manifest {images.digest[:8]} "
+                        f"instead of {began[:8]}). Choose another --run, or the data set of before.")
+
+
+def load_perceptual(recipe: AutoencoderRecipe) -> PerceptualLoss | None:
+    """The perceptual loss with its pretrained network, where the recipe asks for one. Raises MissingWeights."""
+    return PerceptualLoss(recipe.losses.perceptual_network) if recipe.losses.perceptual else None
+
+
+def reconstruct_uint8(model: torch.nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """uint8 `(B, 3, H, W)` -> its reconstruction, likewise; without noise."""
+    with torch.no_grad():
+        return to_uint8(model(to_float(images.to(device)))).cpu()
+
+
+def compare_sheet(real: Tensor, fake: Tensor, columns: int = 8) -> np.ndarray:
+    """Rows of originals, each above the row of its reconstructions: uint8 `(3, H', W')`."""
+    rows = [part for start in range(0, len(real), columns)
+            for part in (real[start:start + columns], fake[start:start + columns])]
+    return sheet(torch.cat(rows).numpy(), min(columns, len(real)))
+
+
+def encoded_checkpoints(run: RunDirectory) -> list[Path]:
+    """The checkpoint that the run's key codes were made with, which must not be deleted."""
+    try:
+        digest = ShardSet.open(run.codes).header["autoencoder"]["digest"]
+    except DataError:
+        return []
+    return [path for path in list_checkpoints(run.checkpoints) if checkpoint_digest(path) == digest]
+
+
+def say_trained(run: RunDirectory) -> None:
+    """The closing line of a training run."""
+    newest = list_checkpoints(run.checkpoints)[-1]
+    say(f"{run.path}: trained; weights in {newest}, sheets in {run.sheets}.")

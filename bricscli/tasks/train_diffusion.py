@@ -1,0 +1,99 @@
+"""`brics train-diffusion`: key-code shards -> denoiser checkpoints."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bricscli import files
+from bricscli.build import build_denoiser, count_parameters
+from bricscli.data.images import encode_png, sheet
+from bricscli.data.loader import BatchReader
+from bricscli.errors import MismatchError
+from bricscli.recipe.load import dump_recipe, load_recipe
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.run.directory import RunDirectory
+from bricscli.run.provenance import describe_process
+from bricscli.runtime import deterministic_algorithms
+from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
+from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder, recipe_of
+from bricscli.tasks.sample import decode_key_codes, draw_key_codes
+from bricscli.tasks.train_ae import describe_shards
+from bricscli.training.loop import train
+from bricscli.training.steps import DiffusionStep
+
+PREVIEW_SEEDS = range(16)
+
+
+def train_denoiser(
+    recipe: DiffusionRecipe,
+    autoencoder_path: Path,
+    run_path: Path,
+    *,
+    device: torch.device,
+    checkpoint: str | None = None,
+    overrides: Sequence[str] = (),
+    save_every: float = 600.0,
+) -> RunDirectory:
+    """Trains, or goes on training, the denoiser of `recipe` on the key codes of an autoencoder's run.
+
+    The run keeps a copy of the autoencoder's weights, so that it can be sampled by itself, whatever becomes of the
+    autoencoder's run. Raises DataError where there are no codes, MismatchError where other weights made them.
+    """
+    autoencoder_run = RunDirectory.open(autoencoder_path)
+    autoencoder = load_autoencoder(autoencoder_run, device, checkpoint)
+    codes = open_codes(autoencoder_run, autoencoder)
+    run = RunDirectory.create(run_path, recipe, {
+        "kind": recipe.kind, "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest},
+        "data": {"name": codes.path.name, "digest": codes.digest},
+        "overrides": list(overrides), "device": device.type, "process": describe_process()})
+    _keep_autoencoder(run, autoencoder)
+    training, shape = recipe.training, autoencoder.code_shape
+    train_codes = codes.split("train")
+    flip = FLIP if training.flip and FLIP in train_codes.extensions else None
+    with run.lock(), deterministic_algorithms(), \
+            BatchReader(train_codes, partial(decode_code, shape=shape), CODE, training.batch_size, training.seed,
+                        flip_extension=flip) as reader:
+        step = DiffusionStep(recipe, device, channels=shape[0], size=shape[1])
+
+        def read_batch(number: int) -> Tensor:
+            return torch.from_numpy(reader.batch(number)[0]).to(device).float()
+
+        def preview(path: Path) -> Mapping[str, float]:
+            drawn = draw_key_codes(step.averaged, shape, PREVIEW_SEEDS, recipe.sampling, device)
+            images = decode_key_codes(autoencoder.model, drawn, device)
+            files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
+            return {}
+
+        train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
+              read_batch=read_batch, preview=preview, save_every=save_every)
+    return run
+
+
+def describe_plan(recipe: DiffusionRecipe, autoencoder_path: Path) -> list[str]:
+    """What `--dry-run` tells: parameters, and the shards that would be read.
+
+    Where the autoencoder's run does not exist yet, the recipe of its name tells the shape of the key codes.
+    """
+    run = RunDirectory(autoencoder_path)
+    autoencoder = recipe_of(run, AutoencoderRecipe) if run.recipe_path.exists() else load_recipe(
+        recipe.autoencoder, kind="autoencoder")
+    assert isinstance(autoencoder, AutoencoderRecipe)
+    model = build_denoiser(recipe, autoencoder.bottleneck.channels, autoencoder.code_size)
+    size = f"{autoencoder.code_size}x{autoencoder.code_size}x{autoencoder.bottleneck.channels}"
+    return [f"denoiser      {count_parameters(model) / 1e6:8.2f} M parameters, on key codes of {size}",
+            *describe_shards(run.codes)]
+
+
+def _keep_autoencoder(run: RunDirectory, autoencoder: LoadedAutoencoder) -> None:
+    began = run.info["autoencoder"]["digest"]
+    if began != autoencoder.digest:
+        raise MismatchError(f"{run.path}: began with autoencoder {began[:8]}, the one given is {autoencoder.digest[:8]}. "
+                            f"Choose another --run, or pass --checkpoint {began[:8]}.")
+    if not run.autoencoder_path.exists():
+        weights = autoencoder.weights_path
+        files.write_bytes(run.autoencoder_path, (weights / "weights.safetensors").read_bytes())
+
+

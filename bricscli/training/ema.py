@@ -1,0 +1,23 @@
+"""An exponential moving average of weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Averaged copy of `module`; the decay warms up as min(decay, (1 + n) / (10 + n)) after n updates.
+
+    Without the warm-up a short run would average over its random start.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, updates: int) -> None:
+        """Move towards `module`; `updates` counts the updates before this one."""
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)

@@ -1,0 +1,135 @@
+"""The loop around a step: where it starts, what it logs, when it saves, how it stops.
+
+Nothing here decides a number of the model. A run that is stopped and started again leaves the same bytes (on a CPU)
+as one that was not, since a step depends on its number only.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from torch import Tensor
+
+from bricscli.errors import BricsError, InterruptedRun, RecipeError
+from bricscli.run.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
+from bricscli.run.directory import RunDirectory
+from bricscli.run.log import RunLog, say
+from bricscli.training.steps import NonFiniteError
+
+LOG_LINES = 400  #: of a whole run, in metrics.jsonl
+PREVIEWS = 4  #: sheets of a whole run
+KEPT_CHECKPOINTS = 2
+
+
+class Step(Protocol):
+    """What the loop needs of `training.steps`."""
+
+    def __call__(self, step: int, batch: Tensor) -> dict[str, float]: ...
+    def weights(self) -> dict[str, Tensor]: ...
+    def training_state(self) -> dict[str, Tensor]: ...
+    def load(self, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None: ...
+
+
+class StopRequest:
+    """Set by the first SIGINT or SIGTERM; the second SIGINT ends the process at once (checkpoints stay whole)."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Turns SIGINT and SIGTERM into a request, for as long as the block lasts."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(
+    step_function: Step,
+    run: RunDirectory,
+    recipe_text: str,
+    *,
+    images: int,
+    batch_size: int,
+    read_batch: Callable[[int], Tensor],
+    preview: Callable[[Path], Mapping[str, float]],
+    save_every: float = 600.0,
+    protect: Callable[[], list[Path]] = list,
+) -> Path:
+    """Trains until `images` were seen and returns the last checkpoint; continues where `run` has one.
+
+    `read_batch(step)` gives a batch on the right device; `preview(file)` writes a sheet and may return numbers for the
+    log; `save_every` is in seconds; `protect()` names checkpoints that must stay.
+
+    Raises:
+        InterruptedRun: SIGINT or SIGTERM came; everything is saved.
+        BricsError: a loss or gradient was not finite; names the last good checkpoint.
+    """
+    last = math.ceil(images / batch_size)
+    first, checkpoint = _resume(step_function, run)
+    if first >= last and checkpoint is not None:
+        say(f"{run.path}: already trained ({first * batch_size} images seen).")
+        return checkpoint
+    log_steps, preview_steps = max(1, last // LOG_LINES), {math.ceil(last * i / PREVIEWS) for i in range(1, PREVIEWS + 1)}
+
+    def save(step: int) -> Path:
+        log.sync()
+        path = save_checkpoint(run.checkpoints, step, step_function.weights(), step_function.training_state(),
+                               {"step": step, "images_seen": step * batch_size}, recipe_text)
+        prune(run.checkpoints, KEPT_CHECKPOINTS, protect())
+        return path
+
+    with stop_request() as stop, RunLog(run, last * batch_size, first * batch_size) as log:
+        saved = time.monotonic()
+        for step in range(first, last):
+            try:
+                numbers = step_function(step, read_batch(step))
+            except NonFiniteError as error:
+                raise _not_finite(run, error, step, batch_size) from None
+            done, seen = step + 1, (step + 1) * batch_size
+            if done in preview_steps:
+                numbers |= preview(run.sheets / f"{seen:09d}.png")
+            (log.log if done in preview_steps or step % log_steps == 0 else log.show)(seen, numbers)
+            if stop.requested or done == last or time.monotonic() - saved > save_every:
+                checkpoint, saved = save(done), time.monotonic()
+            if stop.requested and done < last:
+                raise InterruptedRun(f"{run.path}: stopped and saved after {seen} of {last * batch_size} images. "
+                                     "The same command again goes on from there.")
+    assert checkpoint is not None
+    return checkpoint
+
+
+def _resume(step_function: Step, run: RunDirectory) -> tuple[int, Path | None]:
+    path = latest_checkpoint(run.checkpoints)
+    if path is None:
+        return 0, None
+    checkpoint = load_checkpoint(path, training=True)
+    assert checkpoint.training is not None
+    try:
+        step_function.load(checkpoint.weights, checkpoint.training)
+    except RuntimeError:  # the recipe is equal, so the program must be another
+        raise RecipeError(f"{path}: was written by a version of brics with other layers. Choose another --run.") from None
+    say(f"{run.path}: goes on after {checkpoint.state['images_seen']} images.")
+    return checkpoint.step, path
+
+
+def _not_finite(run: RunDirectory, error: NonFiniteError, step: int, batch_size: int) -> BricsError:
+    good = latest_checkpoint(run.checkpoints)
+    kept = f"The last good checkpoint is {good}" if good else "There is no checkpoint before it"
+    return BricsError(f"{run.path}: the {error.name} is not finite at step {step} ({step * batch_size} images seen). "
+                      f"{kept}; a smaller training.learning_rate may help.")
