@@ -65,7 +65,7 @@ def fid(
                                                  "runs/ or here that were drawn last).")] = None,
     split: Split = "all",
     features: Annotated[str, typer.Option(help="inception: FID (clean-fid). random: a distance of its own on fixed "
-                                               "random convolutions, for which nothing must be downloaded.")] = "inception",
+                                               "random convolutions, which needs no download.")] = "inception",
     anchors: Annotated[Path | None, typer.Option(metavar="RUN", help="An encoded autoencoder run: also print the "
                                                  "distances of its reconstructions, and of images decoded from key "
                                                  "codes shuffled across images at each position.")] = None,

@@ -17,7 +17,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved reci
 SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds between checkpoints; one is saved at "
                                                                           "the end and on Ctrl-C anyway.")]
 Checkpoint = Annotated[str | None, typer.Option(metavar="STEP|DIGEST", help="A checkpoint of the autoencoder, as "
-                                                "step-0001000 or the first digits of its digest (default: the newest).")]
+                                                "step-0001000 or the first digits of its digest (default: newest).")]
 
 
 def run_name(recipe: str) -> str:

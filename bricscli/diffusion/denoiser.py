@@ -1,4 +1,4 @@
-"""The denoiser's conventions and its training loss: noise (epsilon) prediction on key codes (BRICS section 4, App. A.6).
+"""The denoiser's conventions and its training loss: noise prediction on key codes (BRICS section 4, App. A.6).
 
 A key code z in [0, 1] is diffused as x_0 = 2 z - 1 in [-1, 1]; the paper does not say which range its UNet sees.
 """

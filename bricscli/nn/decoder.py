@@ -30,6 +30,7 @@ class ModulatedConv(nn.Module):
         self.gain = 1 / math.sqrt(inputs * kernel**2)
         self.style = ScaledLinear(style_width, inputs, bias=1.0)
         self.up, self.demodulate, self.padding, self.output_gain = up, demodulate, kernel // 2, output_gain
+        self.fir: Tensor
         self.register_buffer("fir", fir_kernel(), persistent=False)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -83,21 +84,22 @@ class StyleDecoder(nn.Module):
         widths = [inputs, *[style_width] * mapping_layers]
         self.mapping = nn.Sequential(*(ScaledLinear(a, b, activate=True, learning_rate_scale=0.01)
                                        for a, b in itertools.pairwise(widths)))
-        self.layers, self.to_rgb = nn.ModuleList(), nn.ModuleList()
+        self.first, self.second, self.to_rgb = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         width = inputs
         for level, outputs in enumerate(channels):
-            self.layers.append(nn.ModuleList([StyledLayer(width, outputs, style_width, up=level > 0),
-                                              StyledLayer(outputs, outputs, style_width)]))
+            self.first.append(StyledLayer(width, outputs, style_width, up=level > 0))
+            self.second.append(StyledLayer(outputs, outputs, style_width))
             self.to_rgb.append(ToRGB(outputs, style_width))
             width = outputs
+        self.fir: Tensor
         self.register_buffer("fir", fir_kernel(), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         w = features.mean((2, 3))
         w = self.mapping(w * w.square().mean(1, keepdim=True).add(1e-8).rsqrt())
-        x, image = features, None
-        for (first, second), to_rgb in zip(self.layers, self.to_rgb, strict=True):
+        x, image = features, torch.zeros(())
+        for level, (first, second, to_rgb) in enumerate(zip(self.first, self.second, self.to_rgb, strict=True)):
             x = second(first(x, w), w)
             rgb = to_rgb(x, w)
-            image = rgb if image is None else fir_upsample(image, self.fir) + rgb
+            image = fir_upsample(image, self.fir) + rgb if level else rgb
         return image

@@ -21,6 +21,7 @@ class ScaledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if activate else None
         self.gain = 1 / math.sqrt(inputs * kernel**2)
         self.kernel, self.down, self.activate = kernel, down, activate
+        self.fir: Tensor
         self.register_buffer("fir", fir_kernel(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

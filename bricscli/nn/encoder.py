@@ -40,7 +40,8 @@ class Downsample(nn.Module):
 class Encoder(nn.Module):
     """taming's encoder; self-attention at the code's resolution, min(H_z, W_z) (App. A.1)."""
 
-    def __init__(self, *, channels: int, multipliers: Sequence[int], blocks: int, attention: bool, outputs: int) -> None:
+    def __init__(self, *, channels: int, multipliers: Sequence[int], blocks: int, attention: bool,
+                 outputs: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
         width = channels

@@ -17,6 +17,13 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
+def zero_(layer: nn.Conv2d) -> nn.Conv2d:
+    """Makes a convolution give zeros at first, so that what it is added to starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class SelfAttention(nn.Module):
     """Residual self-attention over all positions.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bricscli.nn.layers import SelfAttention, group_norm
+from bricscli.nn.layers import SelfAttention, group_norm, zero_
 
 
 def embed_log_snr(log_snr: Tensor, width: int) -> Tensor:
@@ -32,10 +32,8 @@ class ConditionedBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embed = nn.Linear(embedding, 2 * outputs)
-        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = group_norm(outputs), zero_(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
@@ -103,9 +101,7 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Upsample(width))
                 resolution *= 2
-        self.norm, self.out = group_norm(width), nn.Conv2d(width, inputs, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.norm, self.out = group_norm(width), zero_(nn.Conv2d(width, inputs, 3, padding=1))
 
     def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
         embedding = self.embedding(embed_log_snr(log_snr, self.channels))

@@ -86,18 +86,20 @@ def demo(out: Path, *, device: torch.device) -> Path:
     codes = way.go("brics encode --run runs/toy", "turned every image into its key code",
                    lambda: encode(autoencoder, data, device=device))
     diffusion = way.go(f"brics train-diffusion --recipe {DIFFUSION_RECIPE}", "learnt to draw key codes",
-                       lambda: train_denoiser(diffusion_recipe, autoencoder.path, runs / "toy-diffusion", device=device))
+                       lambda: train_denoiser(diffusion_recipe, autoencoder.path, runs / "toy-diffusion",
+                                              device=device))
     way.go(f"brics sample -n {SAMPLES} --out samples/", "drew new churches, one per seed",
            lambda: sample_to_folder(diffusion, out / "samples", count=SAMPLES, device=device))
     quality = way.go("brics eval reconstruction --metrics psnr,ssim", "compared reconstructions with their originals",
                      lambda: _evaluate_reconstruction(autoencoder, data, device))
     distances = way.go("brics eval fid --samples samples/ --ref toy --features random --anchors runs/toy",
-                       "compared samples with all drawn churches", lambda: _evaluate_samples(autoencoder, data, out, device))
+                       "compared samples with all drawn churches",
+                       lambda: _evaluate_samples(autoencoder, data, out, device))
     report = Report(
         title="BRICS on drawn churches",
         summary=f"An autoencoder learnt {resolution}x{resolution} pictures as key codes of "
-                f"{'x'.join(map(str, [*codes.header['shape'][1:], codes.header['shape'][0]]))} numbers, and a diffusion "
-                f"model learnt to draw new key codes: {show_seconds(sum(way.seconds.values()))} on {device.type}.",
+                f"{codes.header['shape'][1]}x{codes.header['shape'][2]}x{codes.header['shape'][0]} numbers, and a "
+                f"diffusion model learnt to draw new ones: {show_seconds(sum(way.seconds.values()))} on {device.type}.",
         highlights=[(f"{quality['metrics']['psnr']['mean']:.1f} dB", "PSNR of reconstructions it never trained on"),
                     (f"{_value(distances[SAMPLES_NAME]) / _value(distances[SHUFFLED]):.2f}",
                      "distance of samples from the drawn churches, where shuffled codes have 1"),
@@ -120,8 +122,9 @@ def demo(out: Path, *, device: torch.device) -> Path:
 
 def _evaluate_reconstruction(run: RunDirectory, data: Path, device: torch.device) -> dict[str, Any]:
     autoencoder = load_autoencoder(run, device)
-    result = evaluate_reconstruction(autoencoder.model, find_images(data, "val"), load_measures(["psnr", "ssim"], device),
-                                     autoencoder=autoencoder.digest, device=device)
+    result = evaluate_reconstruction(autoencoder.model, find_images(data, "val"),
+                                     load_measures(["psnr", "ssim"], device), autoencoder=autoencoder.digest,
+                                     device=device)
     save_result(result, run.evals)
     say("\n".join(describe_result(result)))
     return result
@@ -154,12 +157,14 @@ def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) 
     shown = np.stack([drawn.read(i) for i in range(SHOWN)])
     nearest = _nearest(shown[:NEIGHBOURS], shards)
     return [
-        Sheet("Originals and reconstructions", "Validation images, never trained on, above what the autoencoder makes of "
-              "their key codes.", {"original": val.numpy(), "reconstruction": reconstruct_uint8(
-                  autoencoder.model, val, device).numpy()}),
+        Sheet("Originals and reconstructions",
+              "Validation images, never trained on, above what the autoencoder makes of their key codes.",
+              {"original": val.numpy(),
+               "reconstruction": reconstruct_uint8(autoencoder.model, val, device).numpy()}),
         Sheet("Samples", "New churches, uncurated: seeds 0, 1, 2, …", {"sample": shown},
               captions=[f"seed {i}" for i in range(SHOWN)]),
-        Sheet("Not copies", "Samples above the training image nearest to each (least mean squared difference of pixels).",
+        Sheet("Not copies",
+              "Samples above the training image nearest to each (least mean squared difference of pixels).",
               {"sample": shown[:NEIGHBOURS], "nearest training image": nearest}),
     ]
 

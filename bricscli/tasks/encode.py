@@ -44,12 +44,12 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
     }
     files.check_writable(run.path)
     with run.lock():
-        if (existing := _existing(run.codes)) and all(existing.header.get(key) == value for key, value in header.items()):
+        existing = _existing(run.codes)
+        if existing and all(existing.header.get(key) == value for key, value in header.items()):
             return existing
         fresh = run.path / "codes-new"
-        for old in (fresh,):
-            if old.exists():
-                files.remove_directory(old)
+        if fresh.exists():
+            files.remove_directory(fresh)
         with deterministic_algorithms():
             write_shards(fresh, header, _samples(autoencoder, images, device, batch_size))
         if run.codes.exists():
@@ -87,7 +87,8 @@ def _existing(path: Path) -> ShardSet | None:
         return None
 
 
-def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.device, batch_size: int) -> Iterator[Sample]:
+def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.device,
+             batch_size: int) -> Iterator[Sample]:
     recipe = autoencoder.recipe
     decode = partial(decode_image, resolution=recipe.data.resolution)
     for split_name in images.splits:

@@ -16,7 +16,6 @@ from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.checkpoint import Weights, find_checkpoint, latest_checkpoint, load_checkpoint, load_weights
 from bricscli.run.directory import RunDirectory
 
-
 R = TypeVar("R", AutoencoderRecipe, DiffusionRecipe)
 
 
@@ -80,8 +79,8 @@ def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
     expected = run.info["autoencoder"]
     weights = load_weights(run.autoencoder_path)
     if weights.digest != expected["digest"]:
-        raise MismatchError(f"{run.autoencoder_path}: is autoencoder {weights.digest[:8]}, but the run was trained with "
-                            f"{expected['digest'][:8]}. Put the file of `{expected['run']}` back.")
+        raise MismatchError(f"{run.autoencoder_path}: is autoencoder {weights.digest[:8]}, but the run was trained "
+                            f"with {expected['digest'][:8]}. Put the file of `{expected['run']}` back.")
     autoencoder = _autoencoder(expected["run"], weights, run.autoencoder_path, device)
     checkpoint = load_checkpoint(path)
     recipe = parse_recipe(checkpoint.recipe_text, str(path))
@@ -89,7 +88,8 @@ def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
     channels, size, _ = autoencoder.code_shape
     model = build_denoiser(recipe, channels, size)
     _fill(model, checkpoint.weights, path)
-    return LoadedDenoiser(run.name, recipe, model.to(device).eval(), build_schedule(recipe), checkpoint.digest, autoencoder)
+    model.to(device).eval().requires_grad_(False)
+    return LoadedDenoiser(run.name, recipe, model, build_schedule(recipe), checkpoint.digest, autoencoder)
 
 
 def recipe_of(run: RunDirectory, kind: type[R]) -> R:
@@ -121,4 +121,5 @@ def _fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) 
     try:
         model.load_state_dict(tensors)
     except RuntimeError:
-        raise DataError(f"{path}: its weights do not fit its recipe; it was written by another version of brics.") from None
+        raise DataError(f"{path}: its weights do not fit its recipe, so another version of brics wrote it. "
+                        "Train it again.") from None

@@ -203,10 +203,12 @@ def _existing(out: Path) -> ShardSet | None:
 
 
 def _same(existing: ShardSet, settings: dict[str, Any]) -> Prepared:
-    flat, wanted = ({**header, **header["source"]} for header in (existing.header, settings))
-    differing = [key for key in wanted if key not in ("source", "sha256") and flat.get(key) != wanted[key]]
-    if differing or flat["source"] != wanted["source"]:
-        facts = [f"{key} {_show_value(flat.get(key))}, not {_show_value(wanted[key])}" for key in differing]
+    if existing.header["kind"] != settings["kind"]:
+        raise DataError(f"{existing.path}: holds {existing.header['kind']}. Choose another --out, or delete it.")
+    found, wanted = ({**header, **header["source"]} for header in (existing.header, settings))
+    differing = [key for key in wanted if key not in ("source", "sha256") and found.get(key) != wanted[key]]
+    if differing or found["source"] != wanted["source"]:
+        facts = [f"{key} {_show_value(found.get(key))}, not {_show_value(wanted[key])}" for key in differing]
         what = "; ".join(facts) or "made of other images"
         raise DataError(f"{existing.path}: holds another data set ({what}). Choose another --out, or delete it.")
     return Prepared(existing, already=True)

@@ -142,7 +142,8 @@ def _check_record(out: Path, record: dict[str, Any]) -> None:
 
 def newest_samples(*roots: Path) -> Path:
     """The folder of samples that was drawn into last: `ROOT/*` or `ROOT/*/samples`. Raises DataError if none."""
-    records = [path for root in roots for pattern in (f"*/{RECORD}", f"*/samples/{RECORD}") for path in root.glob(pattern)]
+    patterns = (f"*/{RECORD}", f"*/samples/{RECORD}")
+    records = [path for root in roots for pattern in patterns for path in root.glob(pattern)]
     if not records:
         raise DataError("--samples: no folder of samples here or under runs/. Draw some with `brics sample`.")
     return max(records, key=lambda path: path.stat().st_mtime_ns).parent

@@ -90,8 +90,8 @@ def describe_plan(recipe: DiffusionRecipe, autoencoder_path: Path) -> list[str]:
 def _keep_autoencoder(run: RunDirectory, autoencoder: LoadedAutoencoder) -> None:
     began = run.info["autoencoder"]["digest"]
     if began != autoencoder.digest:
-        raise MismatchError(f"{run.path}: began with autoencoder {began[:8]}, the one given is {autoencoder.digest[:8]}. "
-                            f"Choose another --run, or pass --checkpoint {began[:8]}.")
+        raise MismatchError(f"{run.path}: began with autoencoder {began[:8]}, the one given is "
+                            f"{autoencoder.digest[:8]}. Choose another --run, or pass --checkpoint {began[:8]}.")
     if not run.autoencoder_path.exists():
         weights = autoencoder.weights_path
         files.write_bytes(run.autoencoder_path, (weights / "weights.safetensors").read_bytes())

@@ -29,7 +29,7 @@ KEPT_CHECKPOINTS = 2
 class Step(Protocol):
     """What the loop needs of `training.steps`."""
 
-    def __call__(self, step: int, batch: Tensor) -> dict[str, float]: ...
+    def __call__(self, step: int, batch: Tensor, /) -> dict[str, float]: ...
     def weights(self) -> dict[str, Tensor]: ...
     def training_state(self) -> dict[str, Tensor]: ...
     def load(self, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None: ...
@@ -85,7 +85,8 @@ def train(
     if first >= last and checkpoint is not None:
         say(f"{run.path}: already trained ({first * batch_size} images seen).")
         return checkpoint
-    log_steps, preview_steps = max(1, last // LOG_LINES), {math.ceil(last * i / PREVIEWS) for i in range(1, PREVIEWS + 1)}
+    log_steps = max(1, last // LOG_LINES)
+    preview_steps = {math.ceil(last * i / PREVIEWS) for i in range(1, PREVIEWS + 1)}
 
     def save(step: int) -> Path:
         log.sync()
@@ -123,7 +124,7 @@ def _resume(step_function: Step, run: RunDirectory) -> tuple[int, Path | None]:
     try:
         step_function.load(checkpoint.weights, checkpoint.training)
     except RuntimeError:  # the recipe is equal, so the program must be another
-        raise RecipeError(f"{path}: was written by a version of brics with other layers. Choose another --run.") from None
+        raise RecipeError(f"{path}: was written by a brics with other layers. Choose another --run.") from None
     say(f"{run.path}: goes on after {checkpoint.state['images_seen']} images.")
     return checkpoint.step, path
 
@@ -131,5 +132,5 @@ def _resume(step_function: Step, run: RunDirectory) -> tuple[int, Path | None]:
 def _not_finite(run: RunDirectory, error: NonFiniteError, step: int, batch_size: int) -> BricsError:
     good = latest_checkpoint(run.checkpoints)
     kept = f"The last good checkpoint is {good}" if good else "There is no checkpoint before it"
-    return BricsError(f"{run.path}: the {error.name} is not finite at step {step} ({step * batch_size} images seen). "
+    return BricsError(f"{run.path}: the {error} is not finite at step {step} ({step * batch_size} images seen). "
                       f"{kept}; a smaller training.learning_rate may help.")
