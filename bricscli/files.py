@@ -64,12 +64,13 @@ def write_json(path: Path, value: Any) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    Raises DataError where `path` exists (an empty folder may), BricsError where the disk is full or refuses.
+    So do folders above it that had to be made. Raises DataError where `path` exists (an empty folder may), BricsError
+    where the disk is full or refuses.
     """
     path = Path(path)
     _refuse_existing(path)
     sweep(path.parent, path.name)
-    with _temporary(path) as temporary:
+    with _parents_removed_on_failure(path), _temporary(path) as temporary:
         with _disk_errors(path, _FULL | _REFUSED):
             temporary.mkdir(parents=True)
         with _disk_errors(path, _FULL):  # other errors of the block may be about the files that it reads
@@ -166,6 +167,18 @@ def _temporary(path: Path) -> Iterator[Path]:
     finally:
         _discard(temporary)
         _active.discard(temporary)
+
+
+@contextmanager
+def _parents_removed_on_failure(path: Path) -> Iterator[None]:
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # not there, or in use by now
+                folder.rmdir()
+        raise
 
 
 def _discard(path: Path) -> None:

@@ -76,7 +76,7 @@ def test_new_directory_appears_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
 def test_new_directory_vanishes_on_failure(tmp_path: Path, stop: type[BaseException]) -> None:
-    with pytest.raises(stop), files.new_directory(tmp_path / "d") as temporary:
+    with pytest.raises(stop), files.new_directory(tmp_path / "data" / "more" / "d") as temporary:
         (temporary / "x").write_text("1")
         raise stop
     assert names(tmp_path) == []

@@ -54,10 +54,10 @@ def find_recipe(name: str) -> Path:
         raise RecipeError(f"{name}: there are {' and '.join(deeper)}. Write which one.")
     if deeper:
         return _first_file(roots[1:], deeper[0]) or Path(deeper[0])
-    short = {other.split("/")[-1].removesuffix(".yaml"): other for other in shipped} | {s: s for s in shipped}
-    hint = did_you_mean(name, list(short)) or f" There are: {', '.join(shipped) or 'none'}."
+    words = [other.split("/")[-1].removesuffix(".yaml") for other in shipped] + shipped
+    hint = did_you_mean(name, words) or f" There are: {', '.join(shipped) or 'none'}."
     looked = " and ".join(["the current folder", *map(str, roots[1:])])
-    raise RecipeError(f"{name}: no such recipe in {looked}.{hint}")
+    raise RecipeError(sentence(f"{name}: no such recipe in {looked}.{hint}"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = (), kind: Kind | None = None) -> Recipe:

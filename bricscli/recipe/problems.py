@@ -71,12 +71,12 @@ def show(value: Any) -> str:
 
 def did_you_mean(word: str, words: list[str]) -> str:
     """` Did you mean ...?` where one of the words is close, else nothing."""
-    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    return f" Did you mean `{min(close, key=lambda other: _distance(word, other))}`?" if close else ""
+    close = [other for other in words if _distance(word, other) == 1] or difflib.get_close_matches(word, words, n=1)
+    return f" Did you mean `{close[0]}`?" if close else ""
 
 
 def _distance(a: str, b: str) -> int:
-    """Levenshtein's: difflib's ratio alone would prefer `r_max` to `r_min` for `r_mxn`."""
+    """Levenshtein's: difflib's ratio would find nothing for `k2`, and `r_max` as close to `r_mxn` as `r_min`."""
     row = list(range(len(b) + 1))
     for i, left in enumerate(a, start=1):
         diagonal, row[0] = row[0], i
@@ -110,8 +110,7 @@ def _unknown(key: Key, model: type[BaseModel], values: Mapping[str, Any]) -> str
     name, inside = str(key[-1]), _model_at(key[:-1], model, values)
     if inside is None:
         return "unknown key"
-    kind = inside.model_fields.get("kind")
-    suffix = f" for kind `{get_args(kind.annotation)[0]}`" if kind else ""
+    suffix = f" for kind `{_kinds(inside)[0]}`" if _kinds(inside) else ""
     elsewhere = [dotted(path) for path in _all_keys(model) if path[-1] == name]
     names = [*inside.model_fields, "extends"] if len(key) == 1 else list(inside.model_fields)
     if len(elsewhere) == 1:
@@ -119,6 +118,11 @@ def _unknown(key: Key, model: type[BaseModel], values: Mapping[str, Any]) -> str
     else:
         hint = did_you_mean(name, names) or f" There are: {', '.join(names)}."
     return f"unknown key{suffix}.{hint}"
+
+
+def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
+    found = model.model_fields.get("kind")
+    return get_args(found.annotation) if found else ()
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -138,7 +142,7 @@ def _model_at(key: Key, model: type[BaseModel], values: Mapping[str, Any]) -> ty
         found = current.model_fields.get(str(part)) if current else None
         candidates = list(_models(found.annotation)) if found else []
         kind = values.get("kind") if isinstance(values, Mapping) else None
-        matching = [m for m in candidates if kind in get_args(m.model_fields["kind"].annotation)] if kind else []
+        matching = [candidate for candidate in candidates if kind in _kinds(candidate)]
         current = next(iter(matching or candidates), None)
     return current
 
@@ -153,9 +157,9 @@ def _all_keys(model: type[BaseModel], above: Key = ()) -> Iterator[Key]:
 def _key(location: tuple[str | int, ...], values: Any) -> Key:
     """pydantic's location without the names of union members, which it puts between the keys."""
     key: list[str | int] = []
-    for part in location:
+    for position, part in enumerate(location, start=1):
         if isinstance(values, Mapping):
-            if part not in values and part == values.get("kind"):
+            if part not in values and part == values.get("kind") and position < len(location):
                 continue
             values = values.get(part)
         elif isinstance(values, list):

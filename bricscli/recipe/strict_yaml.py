@@ -77,8 +77,6 @@ class _Composer(yaml.composer.Composer):
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self._refuse(line, f"{tag}: tags are not read. Take it out")
-            event.tag = None
-            event.implicit = (True, False) if isinstance(event, yaml.ScalarEvent) else True
         if self.depth == MAX_DEPTH:
             raise yaml.composer.ComposerError(None, None, "nested too deeply", event.start_mark)
         self.depth += 1
@@ -142,7 +140,7 @@ def _resolve(text: str) -> Any:
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INT.fullmatch(text):
-        return int(text) if len(text) < 1000 else ValueError("the number is too long")
+        return int(text) if len(text) < 30 else ValueError("the number is too long")
     if _FLOAT.fullmatch(text):
         number = float(text)
         return number if math.isfinite(number) else ValueError(f"{text} is too large")

@@ -4,6 +4,8 @@ import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,23 +13,23 @@ import torch
 from PIL import Image
 
 from bricscli.data import images
-from bricscli.data.images import ImageError
+from bricscli.data.images import ImageError, Pixels
 
 
-def encoded(image, kind="PNG", **options):
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def noise(height, width, seed=0):
+def noise(height: int, width: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def png_header(width, height):
+def png_header(width: int, height: int) -> bytes:
     """A PNG of the given size whose pixels are all missing."""
 
-    def chunk(kind, data):
+    def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
@@ -35,20 +37,20 @@ def png_header(width, height):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "GIF", "JPEG", "WEBP"])
-def test_common_formats_are_read(kind):
+def test_common_formats_are_read(kind: str) -> None:
     loaded = images.load_image(encoded(Image.new("RGB", (6, 4), (200, 40, 90)), kind))
     assert loaded.mode == "RGB" and loaded.size == (6, 4)
     assert np.abs(np.asarray(loaded).astype(int) - (200, 40, 90)).max() <= 6
 
 
-def test_a_path_and_its_bytes_give_the_same(tmp_path):
+def test_a_path_and_its_bytes_give_the_same(tmp_path: Path) -> None:
     data = encoded(noise(5, 7))
     (tmp_path / "a.png").write_bytes(data)
     from_path, from_bytes = images.load_image(tmp_path / "a.png"), images.load_image(data)
     assert from_path.tobytes() == from_bytes.tobytes() == noise(5, 7).tobytes()
 
 
-def test_exif_orientation_is_applied():
+def test_exif_orientation_is_applied() -> None:
     picture = Image.new("RGB", (8, 4), "white")
     picture.putpixel((0, 0), (255, 0, 0))
     exif = Image.Exif()
@@ -66,11 +68,11 @@ def test_exif_orientation_is_applied():
     ],
     ids=lambda image: image.mode,
 )
-def test_transparency_lies_over_white(transparent):
+def test_transparency_lies_over_white(transparent: Image.Image) -> None:
     assert images.load_image(encoded(transparent)).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_half_transparency_and_palettes():
+def test_half_transparency_and_palettes() -> None:
     half = images.load_image(encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 128))))
     assert half.getpixel((0, 0)) == (127, 127, 127)
     palette = images.load_image(encoded(Image.new("P", (1, 1), 0), transparency=0))
@@ -78,19 +80,19 @@ def test_half_transparency_and_palettes():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_are_scaled_and_not_clipped(kind):
+def test_sixteen_bits_are_scaled_and_not_clipped(kind: str) -> None:
     gray = np.array([[0, 257, 32768, 65535]], np.uint16)
     assert np.asarray(images.load_image(encoded(gray, kind)))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_float_pixels_need_a_known_range():
+def test_float_pixels_need_a_known_range() -> None:
     gray = np.array([[0.0, 0.5, 1.0]], np.float32)
     assert np.asarray(images.load_image(encoded(gray, "TIFF")))[0, :, 1].tolist() == [0, 128, 255]
     with pytest.raises(ImageError, match="black and white are not known"):
         images.load_image(encoded(gray - 1, "TIFF"))
 
 
-def test_cmyk_becomes_rgb():
+def test_cmyk_becomes_rgb() -> None:
     assert images.load_image(encoded(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF")).getpixel((0, 0)) == (
         255,
         0,
@@ -98,7 +100,7 @@ def test_cmyk_becomes_rgb():
     )
 
 
-def test_the_first_frame_of_an_animation():
+def test_the_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (3, 3), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert images.load_image(data).getpixel((0, 0)) == (255, 0, 0)
@@ -115,26 +117,26 @@ def test_the_first_frame_of_an_animation():
     ],
     ids=["empty", "text", "zeros", "short JPEG", "short PNG"],
 )
-def test_what_is_no_image_is_refused(data):
+def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(ImageError) as refused:
         images.load_image(data)
     assert "\n" not in str(refused.value)
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="No such file"):
         images.load_image(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize("size", [(11_000, 10_000), (20_000, 20_000)], ids=["over ours", "over Pillow's limit"])
-def test_a_decompression_bomb_is_refused_before_decoding(size):
+def test_a_decompression_bomb_is_refused_before_decoding(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="more than 100 megapixels"):
         images.load_image(png_header(*size))
     with pytest.raises(ImageError, match="more than 5e-06 megapixels"):
         images.load_image(encoded(noise(2, 3)), max_pixels=5)
 
 
-def test_loading_is_silent_and_leaves_the_warnings_alone():
+def test_loading_is_silent_and_leaves_the_warnings_alone() -> None:
     before = list(warnings.filters)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -144,12 +146,12 @@ def test_loading_is_silent_and_leaves_the_warnings_alone():
     assert warnings.filters == before
 
 
-def test_an_eps_by_any_name_is_not_even_opened():
+def test_an_eps_by_any_name_is_not_even_opened() -> None:
     with pytest.raises(ImageError, match=r"^not an image"):
         images.load_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
 
 
-def test_formats_that_start_programs_are_left_out():
+def test_formats_that_start_programs_are_left_out() -> None:
     assert {"PNG", "JPEG", "TIFF", "WEBP"} <= set(images.raster_formats())
     assert not {"EPS", "WMF"} & set(images.raster_formats())
     assert {".jpg", ".jpeg", ".png", ".webp"} <= images.raster_extensions()
@@ -157,14 +159,14 @@ def test_formats_that_start_programs_are_left_out():
 
 
 @pytest.mark.parametrize(("width", "height"), [(9, 5), (5, 9), (8, 5)])
-def test_the_crop_is_centred(width, height):
+def test_the_crop_is_centred(width: int, height: int) -> None:
     picture = noise(height, width)
     cropped = np.asarray(images.crop_and_resize(Image.fromarray(picture), 5))
     top, left = (height - 5) // 2, (width - 5) // 2
     assert (cropped == picture[top : top + 5, left : left + 5]).all()
 
 
-def test_the_resize_is_antialiased_and_upscales():
+def test_the_resize_is_antialiased_and_upscales() -> None:
     # Facts: white noise shrunk 4 times keeps a deviation of 16.5 of 73 by Lanczos, 36.8 without antialiasing.
     small = np.asarray(images.crop_and_resize(Image.fromarray(noise(512, 512)), 128))
     assert small.shape == (128, 128, 3)
@@ -173,7 +175,7 @@ def test_the_resize_is_antialiased_and_upscales():
     assert large.size == (16, 16) and large.getpixel((0, 15)) == (9, 8, 7)
 
 
-def test_png_keeps_every_pixel_and_nothing_else():
+def test_png_keeps_every_pixel_and_nothing_else() -> None:
     picture = Image.fromarray(noise(6, 6))
     picture.info["icc_profile"] = b"profile"
     pixels = images.to_pixels(picture)
@@ -183,7 +185,7 @@ def test_png_keeps_every_pixel_and_nothing_else():
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 4, 4)), np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)])
-def test_only_uint8_chw_is_encoded(bad):
+def test_only_uint8_chw_is_encoded(bad: Any) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         images.encode_png(bad)
 
@@ -197,12 +199,12 @@ def test_only_uint8_chw_is_encoded(bad):
         (encoded(noise(4, 4))[:60], "cannot"),
     ],
 )
-def test_a_member_of_a_shard_is_what_it_should_be(data, reason):
+def test_a_member_of_a_shard_is_what_it_should_be(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         images.decode_image(data, 4)
 
 
-def test_floats_and_back():
+def test_floats_and_back() -> None:
     every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     floats = images.to_float(every)
     assert floats.dtype == torch.float32 and (floats.min(), floats.max()) == (-1, 1)
@@ -214,7 +216,7 @@ def test_floats_and_back():
     )
 
 
-def test_the_sheet_is_filled_row_by_row():
+def test_the_sheet_is_filled_row_by_row() -> None:
     pictures = np.stack([np.full((3, 4, 6), i, np.uint8) for i in range(5)])
     sheet = images.sheet(pictures, columns=3, gap=1)
     assert sheet.shape == (3, 2 * 5 + 1, 3 * 7 + 1)

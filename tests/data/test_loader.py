@@ -1,73 +1,75 @@
 """The order of training is a pure function of (seed, count, step); batches follow it however they are read."""
 
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bricscli.data.loader import BatchReader, flips, in_order, order
-from bricscli.data.shards import write_shards
+from bricscli.data.loader import Array, BatchReader, flips, in_order, order
+from bricscli.data.shards import Split, write_shards
 from bricscli.errors import DataError
 
 
-def decode(data):
+def decode(data: bytes) -> Array:
     return np.frombuffer(data, np.uint8).copy()
 
 
-def plain(i):
+def plain(i: int) -> bytes:
     return bytes([i, 0, i])
 
 
-def mirrored(i):
+def mirrored(i: int) -> bytes:
     return bytes([i, 1, i])
 
 
 @pytest.fixture
-def split(tmp_path):
+def split(tmp_path: Path) -> Split:
     samples = (("train", f"{i:06d}", {"npy": plain(i), "flip.npy": mirrored(i)}) for i in range(10))
     return write_shards(tmp_path / "set", {"kind": "key_codes"}, samples, samples_per_shard=4).split("train")
 
 
-def reader(split, batch_size=4, seed=7, **options):
+def reader(split: Split, batch_size: int = 4, seed: int = 7, **options: Any) -> BatchReader:
     return BatchReader(split, decode, "npy", batch_size, seed, **options)
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 10_007])
-def test_each_epoch_sees_every_sample_once(count):
+def test_each_epoch_sees_every_sample_once(count: int) -> None:
     for epoch in (0, 1, 1_000_000):
         assert sorted(order(3, count, epoch)) == list(range(count))
 
 
-def test_the_order_is_the_same_on_every_machine():
+def test_the_order_is_the_same_on_every_machine() -> None:
     assert order(0, 8, 0).tolist() == [3, 7, 4, 2, 1, 6, 5, 0]
     assert flips(0, 0, 8).tolist() == [True, True, True, False, False, True, False, False]
 
 
-def test_epochs_and_seeds_differ():
+def test_epochs_and_seeds_differ() -> None:
     orders = {tuple(order(seed, 100, epoch)) for seed in (0, 1) for epoch in range(20)}
     assert len(orders) == 40
 
 
-def test_the_order_is_fair():
+def test_the_order_is_fair() -> None:
     """Each sample comes first equally often: 4000 epochs of 8, 500 +- 5 standard deviations."""
     firsts = np.bincount([order(1, 8, epoch)[0] for epoch in range(4000)], minlength=8)
     assert np.abs(firsts - 500).max() < 5 * np.sqrt(500 * 7 / 8)
 
 
-def test_half_are_mirrored_and_each_step_differently():
+def test_half_are_mirrored_and_each_step_differently() -> None:
     masks = np.stack([flips(5, step, 64) for step in range(200)])
     assert 0.48 < masks.mean() < 0.52
     assert len({mask.tobytes() for mask in masks}) == 200
     assert (flips(6, 0, 64) != masks[0]).any()
 
 
-def test_batches_are_the_permutations_one_after_the_other(split):
+def test_batches_are_the_permutations_one_after_the_other(split: Split) -> None:
     with reader(split) as batches:
         seen = np.concatenate([batches.batch(step)[0][:, 0] for step in range(15)])
     assert seen.tolist() == np.concatenate([order(7, 10, epoch) for epoch in range(6)]).tolist()
 
 
-def test_a_batch_larger_than_the_data_set(split):
+def test_a_batch_larger_than_the_data_set(split: Split) -> None:
     with reader(split, batch_size=25) as batches:
         assert np.bincount(batches.batch(0)[0][:, 0]).tolist() == [
             3 if i in order(7, 10, 2)[:5] else 2 for i in range(10)
@@ -75,7 +77,7 @@ def test_a_batch_larger_than_the_data_set(split):
 
 
 @pytest.mark.parametrize("flip", [None, "flip.npy"])
-def test_memory_threads_and_history_change_nothing(split, flip):
+def test_memory_threads_and_history_change_nothing(split: Split, flip: str | None) -> None:
     with reader(split, flip_extension=flip) as batches:
         straight = [batches.batch(step) for step in range(12)]
         again = [batches.batch(step) for step in (11, 3, 0)]  # now from memory
@@ -88,7 +90,7 @@ def test_memory_threads_and_history_change_nothing(split, flip):
         assert (array == straight[step][0]).all()
 
 
-def test_the_mask_chooses_the_mirrored_file(split):
+def test_the_mask_chooses_the_mirrored_file(split: Split) -> None:
     with reader(split, flip_extension="flip.npy") as batches:
         for step in range(8):
             array, mask = batches.batch(step)
@@ -96,13 +98,13 @@ def test_the_mask_chooses_the_mirrored_file(split):
             assert (mask == flips(7, step, 4)).all()
 
 
-def test_without_a_mirrored_file_the_mask_is_for_the_caller(split):
+def test_without_a_mirrored_file_the_mask_is_for_the_caller(split: Split) -> None:
     with reader(split) as batches:
         masks = [batches.batch(step) for step in range(8)]
     assert any(mask.any() for _, mask in masks) and not any(array[:, 1].any() for array, _ in masks)
 
 
-def test_a_batch_is_the_callers_own(split):
+def test_a_batch_is_the_callers_own(split: Split) -> None:
     with reader(split) as batches:
         first = batches.batch(0)[0]
         kept = first.copy()
@@ -110,10 +112,10 @@ def test_a_batch_is_the_callers_own(split):
         assert (batches.batch(0)[0] == kept).all()
 
 
-def test_each_file_is_decoded_once_when_there_is_room(split):
+def test_each_file_is_decoded_once_when_there_is_room(split: Split) -> None:
     count = 0
 
-    def counting(data):
+    def counting(data: bytes) -> Array:
         nonlocal count
         count += 1
         return decode(data)
@@ -124,7 +126,7 @@ def test_each_file_is_decoded_once_when_there_is_room(split):
     assert count <= 10 + 10 + 1  # the first, and those of a step that was begun before the one before it had ended
 
 
-def test_a_resume_costs_nothing(split):
+def test_a_resume_costs_nothing(split: Split) -> None:
     with reader(split) as batches:
         start = time.perf_counter()
         batches.batch(10**12)
@@ -132,8 +134,8 @@ def test_a_resume_costs_nothing(split):
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
-def test_a_damaged_sample_stops_the_training_and_is_named(split, cache_bytes):
-    def strict(data):
+def test_a_damaged_sample_stops_the_training_and_is_named(split: Split, cache_bytes: int) -> None:
+    def strict(data: bytes) -> Array:
         if data[0] == 6:
             raise ValueError("not what it should be")
         return decode(data)
@@ -146,8 +148,8 @@ def test_a_damaged_sample_stops_the_training_and_is_named(split, cache_bytes):
             batches.batch(step)
 
 
-def test_after_an_error_other_batches_can_be_read(split):
-    def strict(data):
+def test_after_an_error_other_batches_can_be_read(split: Split) -> None:
+    def strict(data: bytes) -> Array:
         if data[0] == 6:
             raise ValueError("not what it should be")
         return decode(data)
@@ -160,8 +162,8 @@ def test_after_an_error_other_batches_can_be_read(split):
         assert batches.batch(1)[0][0, 0] == batches.indices(1)[0]
 
 
-def test_samples_of_another_shape_are_named(split):
-    def uneven(data):
+def test_samples_of_another_shape_are_named(split: Split) -> None:
+    def uneven(data: bytes) -> Array:
         return decode(data)[: 2 if data[0] == 3 else 3]
 
     with (
@@ -171,13 +173,13 @@ def test_samples_of_another_shape_are_named(split):
         batches.batch(0)
 
 
-def test_an_empty_split_is_refused(split):
+def test_an_empty_split_is_refused(split: Split) -> None:
     split._samples.clear()
     with pytest.raises(DataError, match="holds no samples"):
         reader(split)
 
 
-def test_in_order_reads_all_once(split):
+def test_in_order_reads_all_once(split: Split) -> None:
     parts = list(in_order(split, decode, "npy", 4))
     assert [len(part) for part in parts] == [4, 4, 2]
     assert np.concatenate(parts)[:, 0].tolist() == list(range(10))

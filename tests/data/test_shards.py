@@ -6,19 +6,22 @@ import json
 import re
 import tarfile
 import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 import webdataset
 
 from bricscli.data import shards
-from bricscli.data.shards import ShardSet, write_shards
+from bricscli.data.shards import Sample, ShardSet, write_shards
 from bricscli.errors import DataError
 
 HEADER = {"kind": "images", "note": "ünï"}
 
 
-def samples(train=7, val=3):
+def samples(train: int = 7, val: int = 3) -> Iterator[Sample]:
     for i in range(train):
         yield "train", f"{i:06d}", {"png": f"image {i}".encode() * 90, "flip.npy": b"mirrored %d" % i}
     for i in range(val):
@@ -26,11 +29,11 @@ def samples(train=7, val=3):
 
 
 @pytest.fixture
-def dataset(tmp_path):
+def dataset(tmp_path: Path) -> ShardSet:
     return write_shards(tmp_path / "set", HEADER, samples(), samples_per_shard=3)
 
 
-def test_what_was_written_is_read(dataset):
+def test_what_was_written_is_read(dataset: ShardSet) -> None:
     train, val = dataset.split("train"), dataset.split("val")
     assert dataset.splits == {"train": 7, "val": 3}
     assert [shard.samples for shard in dataset.shards] == [3, 3, 1, 3]
@@ -41,7 +44,7 @@ def test_what_was_written_is_read(dataset):
     assert train.read(6, "flip.npy") == b"mirrored 6" and val.read(0, "flip.npy") == b""
 
 
-def test_the_manifest_says_what_is_there(dataset):
+def test_the_manifest_says_what_is_there(dataset: ShardSet) -> None:
     manifest = json.loads((dataset.path / "manifest.json").read_text())
     assert manifest["schema"] == 1 and manifest["kind"] == "images" and manifest["note"] == "ünï"
     assert {key: dataset.header[key] for key in HEADER} == HEADER and "shards" not in dataset.header
@@ -52,7 +55,9 @@ def test_the_manifest_says_what_is_there(dataset):
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard["bytes"], shard["sha256"])
         with tarfile.open(dataset.path / shard["name"]) as tar:
             for (name, offset, size, crc32), member in zip(shard["members"], tar, strict=True):
-                content = tar.extractfile(member).read()
+                file = tar.extractfile(member)
+                assert file is not None
+                content = file.read()
                 assert (name, size, crc32) == (member.name, len(content), zlib.crc32(content))
                 assert data[offset : offset + size] == content
                 assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
@@ -61,7 +66,7 @@ def test_the_manifest_says_what_is_there(dataset):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_webdataset_reads_the_shards(dataset):
+def test_webdataset_reads_the_shards(dataset: ShardSet) -> None:
     paths = [str(dataset.path / shard.name) for shard in dataset.shards if shard.split == "train"]
     seen = list(webdataset.WebDataset(paths, shardshuffle=False))
     gc.collect()  # webdataset leaves closing its files to the collector
@@ -70,14 +75,14 @@ def test_webdataset_reads_the_shards(dataset):
     assert seen[6]["flip.npy"] == b"mirrored 6"
 
 
-def test_same_samples_same_bytes(dataset, tmp_path):
+def test_same_samples_same_bytes(dataset: ShardSet, tmp_path: Path) -> None:
     again = write_shards(tmp_path / "again", HEADER, samples(), samples_per_shard=3)
     assert again.digest == dataset.digest
     for shard in dataset.shards:
         assert (again.path / shard.name).read_bytes() == (dataset.path / shard.name).read_bytes()
 
 
-def test_many_threads_read_with_few_open_files(tmp_path, monkeypatch):
+def test_many_threads_read_with_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "_OPEN_FILES", 2)
     split = write_shards(tmp_path / "set", HEADER, samples(40, 1), samples_per_shard=4).split("train")
     with ThreadPoolExecutor(8) as pool:
@@ -85,7 +90,7 @@ def test_many_threads_read_with_few_open_files(tmp_path, monkeypatch):
         assert list(pool.map(split.read, numbers)) == [f"image {i}".encode() * 90 for i in numbers]
 
 
-def test_a_flipped_bit_is_found_where_it_is(dataset):
+def test_a_flipped_bit_is_found_where_it_is(dataset: ShardSet) -> None:
     train = dataset.split("train")
     shard = dataset.shards[1]
     path = dataset.path / shard.name
@@ -101,11 +106,11 @@ def test_a_flipped_bit_is_found_where_it_is(dataset):
         dataset.verify()
 
 
-def test_verify_accepts_what_is_whole(dataset):
+def test_verify_accepts_what_is_whole(dataset: ShardSet) -> None:
     dataset.verify()
 
 
-def test_an_empty_or_short_shard_is_never_a_short_epoch(dataset):
+def test_an_empty_or_short_shard_is_never_a_short_epoch(dataset: ShardSet) -> None:
     path = dataset.path / "train-00002.tar"
     data = path.read_bytes()
     for length in (0, 511, len(data) - 1):
@@ -120,26 +125,26 @@ def test_an_empty_or_short_shard_is_never_a_short_epoch(dataset):
         ShardSet.open(dataset.path)
 
 
-def test_a_shard_cut_after_opening_is_an_error(dataset):
+def test_a_shard_cut_after_opening_is_an_error(dataset: ShardSet) -> None:
     train = dataset.split("train")
     (dataset.path / "train-00000.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"000000.png: damaged"):
         train.read(0)
 
 
-def test_a_stranger_among_the_shards_is_an_error(dataset):
+def test_a_stranger_among_the_shards_is_an_error(dataset: ShardSet) -> None:
     (dataset.path / "train-00003.tar").write_bytes((dataset.path / "train-00000.tar").read_bytes())
     with pytest.raises(DataError, match=r"train-00003.tar: not listed"):
         ShardSet.open(dataset.path)
 
 
-def test_no_data_set(tmp_path):
+def test_no_data_set(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(DataError, match="no prepared data set"):
             ShardSet.open(path)
 
 
-def changed(manifest, change):
+def changed(manifest: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> str:
     change(manifest)
     return json.dumps(manifest)
 
@@ -169,7 +174,7 @@ def changed(manifest, change):
         lambda m: m.update(shards=None),
     ],
 )
-def test_an_altered_manifest_is_refused(dataset, change):
+def test_an_altered_manifest_is_refused(dataset: ShardSet, change: Callable[[dict[str, Any]], object]) -> None:
     path = dataset.path / "manifest.json"
     path.write_text(changed(json.loads(path.read_text()), change))
     with pytest.raises(DataError, match=r"manifest.json: .*Delete the data set and make it again") as refused:
@@ -178,13 +183,13 @@ def test_an_altered_manifest_is_refused(dataset, change):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, "\xff"])
-def test_a_manifest_that_is_none(dataset, text):
+def test_a_manifest_that_is_none(dataset: ShardSet, text: str) -> None:
     (dataset.path / "manifest.json").write_text(text, encoding="latin-1")
     with pytest.raises(DataError, match="not a manifest"):
         ShardSet.open(dataset.path)
 
 
-def test_questions_that_have_no_answer(dataset):
+def test_questions_that_have_no_answer(dataset: ShardSet) -> None:
     with pytest.raises(DataError, match="has no split `test`; there is train, val"):
         dataset.split("test")
     with pytest.raises(DataError, match=r"000000.npy: no such file; there is flip.npy, png"):
@@ -205,8 +210,8 @@ def test_questions_that_have_no_answer(dataset):
         (("train", "x", {}), "no files"),
     ],
 )
-def test_bad_samples_leave_nothing_behind(tmp_path, bad, reason):
-    def wrong():
+def test_bad_samples_leave_nothing_behind(tmp_path: Path, bad: Any, reason: str) -> None:
+    def wrong() -> Iterator[Sample]:
         yield "train", "000000", {"png": b"1"}
         yield bad
         yield "val", "000001", {"png": b"1"}
@@ -216,14 +221,14 @@ def test_bad_samples_leave_nothing_behind(tmp_path, bad, reason):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_samples_of_a_split_follow_one_another(tmp_path):
+def test_the_samples_of_a_split_follow_one_another(tmp_path: Path) -> None:
     mixed = [(split, f"{i}", {"png": b"1"}) for i, split in enumerate(("train", "val", "train"))]
     with pytest.raises(ValueError, match="split train do not follow one another"):
         write_shards(tmp_path / "set", HEADER, mixed)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_not_written_over(dataset):
+def test_an_existing_folder_is_not_written_over(dataset: ShardSet) -> None:
     before = dataset.digest
     with pytest.raises(DataError):
         write_shards(dataset.path, HEADER, samples(2, 1))

@@ -5,16 +5,18 @@ import subprocess
 import sys
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from bricscli.data import toy
+from bricscli.data.drawing import Canvas, Colour, Light
 
 
-def pixels(seed, index, resolution=32):
+def pixels(seed: int, index: int, resolution: int = 32) -> npt.NDArray[np.float64]:
     return np.asarray(toy.draw(seed, index, resolution)).astype(float)
 
 
-def test_the_drawing_depends_on_its_numbers_alone():
+def test_the_drawing_depends_on_its_numbers_alone() -> None:
     code = (
         "import hashlib; from bricscli.data import toy;print(hashlib.sha256(toy.draw(3, 41, 48).tobytes()).hexdigest())"
     )
@@ -24,12 +26,12 @@ def test_the_drawing_depends_on_its_numbers_alone():
 
 
 @pytest.mark.parametrize("resolution", [8, 32, 50, 64, 128, 129, 256])
-def test_any_resolution(resolution):
+def test_any_resolution(resolution: int) -> None:
     picture = toy.draw(0, 0, resolution)
     assert (picture.mode, picture.size) == ("RGB", (resolution, resolution))
 
 
-def test_another_resolution_shows_the_same_scene():
+def test_another_resolution_shows_the_same_scene() -> None:
     for index in range(12):
         small, large = pixels(0, index, 32), pixels(0, index, 128)
         reduced = large.reshape(32, 4, 32, 4, 3).mean((1, 3))
@@ -37,17 +39,17 @@ def test_another_resolution_shows_the_same_scene():
         assert same < 6 < other
 
 
-def test_no_two_pictures_are_alike():
+def test_no_two_pictures_are_alike() -> None:
     assert len({toy.draw(seed, index, 32).tobytes() for seed in (0, 1) for index in range(300)}) == 600
 
 
-def test_pictures_vary_in_layout_and_are_never_blank():
+def test_pictures_vary_in_layout_and_are_never_blank() -> None:
     stack = np.stack([pixels(0, index) for index in range(200)])
     assert stack.std((1, 2)).mean(1).min() > 10  # within each picture
     assert stack[:, 20:28].std(0).mean() > 40  # where the church stands: from one picture to the next
 
 
-def test_churches_stand_anywhere_in_any_size_and_material(monkeypatch):
+def test_churches_stand_anywhere_in_any_size_and_material(monkeypatch: pytest.MonkeyPatch) -> None:
     sites = []
     monkeypatch.setattr(toy, "_path", lambda canvas, dice, site: sites.append(site))
     for index in range(200):
@@ -61,21 +63,20 @@ def test_churches_stand_anywhere_in_any_size_and_material(monkeypatch):
         assert max(values) - min(values) > spread
 
 
-def test_the_sky_fills_the_picture_down_to_the_ground():
+def test_the_sky_fills_the_picture_down_to_the_ground() -> None:
     for index in range(60):
         assert (pixels(0, index).sum(2) > 0).all()  # an unpainted pixel would be black
 
 
-def test_every_light_and_the_signs_are_as_often_as_said(monkeypatch):
+def test_every_light_and_the_signs_are_as_often_as_said(monkeypatch: pytest.MonkeyPatch) -> None:
     signs, lights = [], []
-    canvas = toy.Canvas
 
-    class Counting(canvas):
-        def __init__(self, resolution, light):
+    class Counting(Canvas):
+        def __init__(self, resolution: int, light: Light) -> None:
             super().__init__(resolution, light)
             lights.append(light)
 
-        def text(self, x, y, height, word, colour):
+        def text(self, x: float, y: float, height: float, word: str, colour: Colour) -> None:
             signs.append(word)
             assert word in toy.WORDS
 
@@ -88,7 +89,7 @@ def test_every_light_and_the_signs_are_as_often_as_said(monkeypatch):
     assert sum(share for share, _ in toy.LIGHTS) == pytest.approx(1)
 
 
-def test_words_fit_on_their_boards_and_boards_into_the_picture():
+def test_words_fit_on_their_boards_and_boards_into_the_picture() -> None:
     canvas = toy.Canvas(64, toy.LIGHTS[0][1])
     for word in toy.WORDS:
         assert 0.15 < canvas.text_width(0.15, word) / 2 + 0.05 < 0.32 + 0.03

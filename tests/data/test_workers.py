@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,46 +13,46 @@ from bricscli.data.workers import map_in_order
 from bricscli.errors import BricsError
 
 
-def square(number):
+def square(number: int) -> int:
     return number * number
 
 
-def process(_):
+def process(_: int) -> int:
     return os.getpid()
 
 
-def fails_at_20(number):
+def fails_at_20(number: int) -> int:
     if number == 20:
         raise ValueError("twenty")
     return number
 
 
-def dies_at_20(number):
+def dies_at_20(number: int) -> int:
     if number == 20:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_results_come_in_order(workers):
+def test_results_come_in_order(workers: int) -> None:
     assert list(map_in_order(square, range(100), workers)) == [square(number) for number in range(100)]
 
 
-def test_little_work_is_done_here():
+def test_little_work_is_done_here() -> None:
     assert set(map_in_order(process, range(10))) == {os.getpid()}
 
 
-def test_an_error_of_the_function_is_raised_here():
+def test_an_error_of_the_function_is_raised_here() -> None:
     with pytest.raises(ValueError, match="twenty"):
         list(map_in_order(fails_at_20, range(64), 2))
 
 
-def test_a_killed_worker_is_an_error_and_no_hang():
+def test_a_killed_worker_is_an_error_and_no_hang() -> None:
     with pytest.raises(BricsError, match="workers: one was killed"):
         list(map_in_order(dies_at_20, range(64), 2))
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time\n"
@@ -61,6 +62,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         "    for process in map_in_order(pid, range(100_000), 2):\n        print(process, flush=True)\n"
     )
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
@@ -71,7 +73,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     assert not alive(worker)
 
 
-def alive(process):
+def alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -215,6 +215,15 @@ def test_a_misspelt_extends_is_found_though_the_kind_is_missing() -> None:
         "x.yaml:12: extens: unknown key for kind `autoencoder`. Did you mean `extends`?"]
 
 
+def test_a_part_that_has_no_kinds() -> None:
+    assert problems(AUTOENCODER + "losses: {kind: x, l3: 1}\n") == [
+        "x.yaml:12: losses.kind: unknown key. There are: l2, perceptual, perceptual_network, adversarial, "
+        "gradient_penalty, adversarial_start.",
+        "x.yaml:12: losses.l3: unknown key. Did you mean `l2`?"]
+    text = AUTOENCODER.replace("  name: toy", "  kind: name")
+    assert problems(text)[0] == "x.yaml:2: data.name: is required."
+
+
 def test_names_do_not_reach_the_terminal_raw() -> None:
     lines = problems(AUTOENCODER + '"a\\e[31m\\nb": 1\n')
     assert len(lines) == 1 and lines[0].isprintable()
@@ -334,11 +343,12 @@ def test_the_kind_of_a_recipe_cannot_change() -> None:
 
 def test_a_changed_kind_replaces_its_whole_mapping() -> None:
     """Of a part: the keys of the old kind would be unknown to the new one."""
-    parent = "kind: autoencoder\ndecoder: {channels: [8, 8]}\n"
+    parent = "kind: autoencoder\ndecoder: {channels: wrong if it is still there}\n"
     for base in (parent, parent.replace("{ch", "{kind: style, ch")):
         write("parent.yaml", base)
         lines = problems("extends: parent.yaml\ndecoder: {kind: conv, width: 3}\n")
         assert not any("decoder.channels" in line for line in lines)
+        assert any("decoder.channels" in line for line in problems("extends: parent.yaml\ndecoder: {width: 3}\n"))
         assert "x.yaml:2: decoder.kind: must be `style`, got the text 'conv'." in lines
     write("x.yaml", "extends: church64x4\ndecoder: {kind: style, mapping_layers: 2}\n")
     assert autoencoder("x.yaml").decoder.channels == (8, 8), "the same kind merges"
@@ -364,7 +374,8 @@ def test_wrong_overrides_are_all_told() -> None:
         "--set =1: expected key=value, such as --set training.images=1000.",
         "--set a b=1: expected key=value, such as --set training.images=1000.",
         "--set training..images=1: expected key=value, such as --set training.images=1000.",
-        "--set decoder.channels: is not YAML: while parsing a flow sequence expected ',' or ']', but got '<stream end>'.",
+        "--set decoder.channels: is not YAML: while parsing a flow sequence expected ',' or ']', but got "
+        "'<stream end>'.",
         "--set training.ema: &x: anchors are not read. Take it out.",
         "--set kind: cannot be set. Choose another recipe.",
         "--set extends: cannot be set. Choose another recipe.",

@@ -76,6 +76,7 @@ def test_damaged_newest_falls_back_with_a_warning(
     assert latest_checkpoint(tmp_path) == good
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1 and warning.startswith(f"brics: warning: {bad}: {name} is ")
+    assert damage not in ("truncate", "empty") or "bytes instead of" in warning or name == "manifest.json"
     with pytest.raises(DataError, match=f"step-0000002: {name} is "):
         load_checkpoint(bad, training=True)
 

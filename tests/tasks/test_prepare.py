@@ -4,6 +4,9 @@ import gc
 import hashlib
 import io
 import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -11,18 +14,20 @@ import webdataset
 from PIL import Image
 
 from bricscli.data import toy
-from bricscli.data.images import crop_and_resize, decode_image, encode_png, to_pixels
-from bricscli.data.shards import ShardSet
+from bricscli.data.images import Pixels, crop_and_resize, decode_image, encode_png, to_pixels
+from bricscli.data.shards import ShardSet, write_shards
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.tasks import prepare
 from bricscli.tasks.prepare import prepare_folder, prepare_toy
 
+A = TypeVar("A")
 
-def picture(seed, width=24, height=18):
+
+def picture(seed: int, width: int = 24, height: int = 18) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def fill(folder, count, start=0):
+def fill(folder: Path, count: int, start: int = 0) -> Path:
     """`count` images in three formats, some of them in sub-folders."""
     for i in range(start, start + count):
         path = folder / ("deep/er" if i % 3 else "") / f"{i:03d}.{('png', 'bmp', 'tif')[i % 3]}"
@@ -32,15 +37,15 @@ def fill(folder, count, start=0):
 
 
 @pytest.fixture
-def photos(tmp_path):
+def photos(tmp_path: Path) -> Path:
     return fill(tmp_path / "photos", 12)
 
 
-def contents(path):
+def contents(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-def read_all(dataset):
+def read_all(dataset: ShardSet) -> dict[str, tuple[str, Pixels, dict[str, str]]]:
     """key -> (split, pixels, origin)"""
     found = {}
     for name in dataset.splits:
@@ -50,7 +55,7 @@ def read_all(dataset):
     return found
 
 
-def test_every_image_is_there_once(photos, tmp_path):
+def test_every_image_is_there_once(photos: Path, tmp_path: Path) -> None:
     done = prepare_folder(tmp_path / "set", folder=photos, resolution=16, val_fraction=0.25)
     names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
     found = read_all(done.dataset)
@@ -62,7 +67,7 @@ def test_every_image_is_there_once(photos, tmp_path):
         assert (pixels == to_pixels(crop_and_resize(Image.open(path), 16))).all()
 
 
-def test_the_manifest_says_how_it_was_made(photos, tmp_path):
+def test_the_manifest_says_how_it_was_made(photos: Path, tmp_path: Path) -> None:
     (photos / "notes.txt").write_text("x")
     (photos / "000 copy.png").write_bytes((photos / "000.png").read_bytes())
     done = prepare_folder(tmp_path / "set", folder=photos, resolution=16)
@@ -79,7 +84,7 @@ def test_the_manifest_says_how_it_was_made(photos, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_webdataset_reads_it(photos, tmp_path):
+def test_webdataset_reads_it(photos: Path, tmp_path: Path) -> None:
     dataset = prepare_folder(tmp_path / "set", folder=photos, resolution=16).dataset
     paths = [str(dataset.path / shard.name) for shard in dataset.shards]
     samples = list(webdataset.WebDataset(paths, shardshuffle=False).decode("rgb8"))
@@ -90,8 +95,8 @@ def test_webdataset_reads_it(photos, tmp_path):
         assert (sample["png"].transpose(2, 0, 1) == found[sample["__key__"]][1]).all()
 
 
-def test_validation_images_are_chosen_by_content_alone(photos, tmp_path):
-    def val_digests(folder, out):
+def test_validation_images_are_chosen_by_content_alone(photos: Path, tmp_path: Path) -> None:
+    def val_digests(folder: Path, out: str) -> set[str]:
         dataset = prepare_folder(tmp_path / out, folder=folder, resolution=16, val_fraction=0.25).dataset
         return {origin["sha256"] for split, _, origin in read_all(dataset).values() if split == "val"}
 
@@ -103,13 +108,13 @@ def test_validation_images_are_chosen_by_content_alone(photos, tmp_path):
 
 
 @pytest.mark.parametrize(("count", "fraction", "val"), [(2, 0.05, 1), (2, 0.99, 1), (10, 0.5, 5), (12, 0.01, 1)])
-def test_both_splits_hold_images(tmp_path, count, fraction, val):
+def test_both_splits_hold_images(tmp_path: Path, count: int, fraction: float, val: int) -> None:
     folder = fill(tmp_path / "photos", count)
     dataset = prepare_folder(tmp_path / "set", folder=folder, resolution=8, val_fraction=fraction).dataset
     assert dataset.splits == {"train": count - val, "val": val}
 
 
-def test_any_number_of_workers_writes_the_same_bytes(photos, tmp_path):
+def test_any_number_of_workers_writes_the_same_bytes(photos: Path, tmp_path: Path) -> None:
     for workers in (1, 2, 3):
         prepare_folder(tmp_path / f"photos{workers}", folder=photos, resolution=16, workers=workers)
         prepare_toy(tmp_path / f"toy{workers}", resolution=16, count=40, workers=workers)
@@ -119,7 +124,7 @@ def test_any_number_of_workers_writes_the_same_bytes(photos, tmp_path):
         assert "manifest.json" in first and len(first) == 3
 
 
-def test_the_same_command_again_does_nothing(photos, tmp_path, monkeypatch):
+def test_the_same_command_again_does_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_folder(tmp_path / "set", folder=photos, resolution=16)
     prepare_toy(tmp_path / "toy", resolution=16, count=5)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -129,7 +134,7 @@ def test_the_same_command_again_does_nothing(photos, tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_another_data_set_is_not_written_over(photos, tmp_path):
+def test_another_data_set_is_not_written_over(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     before = prepare_folder(out, folder=photos, resolution=16).dataset.digest
     with pytest.raises(DataError, match=r"another data set \(resolution 16, not 8\). Choose another --out"):
@@ -145,14 +150,26 @@ def test_another_data_set_is_not_written_over(photos, tmp_path):
     assert ShardSet.open(out).digest == before
 
 
-def test_a_damaged_data_set_is_not_taken_for_a_finished_one(photos, tmp_path):
+def test_key_codes_are_not_written_over(photos: Path, tmp_path: Path) -> None:
+    samples = [("train", "000000", {"npy": b"code"})]
+    digest = write_shards(tmp_path / "codes", {"kind": "key_codes"}, samples).digest
+    for make in (
+        lambda: prepare_folder(tmp_path / "codes", folder=photos, resolution=16),
+        lambda: prepare_toy(tmp_path / "codes"),
+    ):
+        with pytest.raises(DataError, match="holds key_codes"):
+            make()
+    assert ShardSet.open(tmp_path / "codes").digest == digest
+
+
+def test_a_damaged_data_set_is_not_taken_for_a_finished_one(photos: Path, tmp_path: Path) -> None:
     prepare_folder(tmp_path / "set", folder=photos, resolution=16)
     (tmp_path / "set" / "val-00000.tar").write_bytes(b"")
     with pytest.raises(DataError, match="truncated"):
         prepare_folder(tmp_path / "set", folder=photos, resolution=16)
 
 
-def test_other_files_in_the_way_are_left_alone(photos, tmp_path):
+def test_other_files_in_the_way_are_left_alone(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     (tmp_path / "file").write_text("x")
@@ -162,12 +179,14 @@ def test_other_files_in_the_way_are_left_alone(photos, tmp_path):
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear" and (tmp_path / "file").read_text() == "x"
 
 
-def test_an_empty_folder_may_become_the_data_set(photos, tmp_path):
+def test_an_empty_folder_may_become_the_data_set(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     assert prepare_folder(tmp_path / "set", folder=photos, resolution=16).dataset.splits == {"train": 11, "val": 1}
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(photos, tmp_path, monkeypatch):
+def test_an_unwritable_place_is_refused_before_the_work(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setattr(prepare, "map_in_order", None)
     with pytest.raises(DataError, match="cannot be written"):
@@ -176,7 +195,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(photos, tmp_p
         prepare_toy(tmp_path / "file" / "set", count=5)
 
 
-def test_few_unreadable_files_are_listed(tmp_path):
+def test_few_unreadable_files_are_listed(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(199):
@@ -195,7 +214,7 @@ def test_few_unreadable_files_are_listed(tmp_path):
     assert prepare_folder(tmp_path / "set", folder=folder, resolution=8).already
 
 
-def test_too_many_unreadable_files_are_an_error(tmp_path):
+def test_too_many_unreadable_files_are_an_error(tmp_path: Path) -> None:
     folder = fill(tmp_path / "photos", 20)
     for name in "abcd":
         (folder / f"{name}.jpg").write_text("this is a text")
@@ -205,7 +224,7 @@ def test_too_many_unreadable_files_are_an_error(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_a_text_named_jpg_alone(tmp_path):
+def test_a_text_named_jpg_alone(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("this is a text")
     with pytest.raises(DataError, match="none of its 1 image files can be read") as refused:
@@ -214,20 +233,20 @@ def test_a_text_named_jpg_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_one_image_is_too_few(tmp_path):
+def test_one_image_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a single image"):
         prepare_folder(tmp_path / "set", folder=fill(tmp_path / "photos", 1), resolution=8)
 
 
 @pytest.mark.parametrize("name", ["none", "empty"])
-def test_a_missing_or_empty_folder(tmp_path, name):
+def test_a_missing_or_empty_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=name):
         prepare_folder(tmp_path / "set", folder=tmp_path / name, resolution=8)
     assert not (tmp_path / "set").exists()
 
 
-def test_an_upright_photograph_stays_upright(tmp_path):
+def test_an_upright_photograph_stays_upright(tmp_path: Path) -> None:
     folder = fill(tmp_path / "photos", 1)
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
@@ -238,13 +257,13 @@ def test_an_upright_photograph_stays_upright(tmp_path):
     assert (found["000001"][1] == to_pixels(plain)).all()
 
 
-def test_a_file_that_is_too_large_is_rejected(photos, tmp_path, monkeypatch):
+def test_a_file_that_is_too_large_is_rejected(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "MAX_FILE_BYTES", 10)
     with pytest.raises(DataError, match=r"none of its 12 image files can be read: 000.png"):
         prepare_folder(tmp_path / "set", folder=photos, resolution=8)
 
 
-def test_toy_pictures_are_the_drawings(tmp_path):
+def test_toy_pictures_are_the_drawings(tmp_path: Path) -> None:
     dataset = prepare_toy(tmp_path / "toy", resolution=16, count=30, seed=5, val_fraction=0.1).dataset
     found = read_all(dataset)
     assert dataset.splits == {"train": 27, "val": 3} and len(found) == 30
@@ -254,7 +273,7 @@ def test_toy_pictures_are_the_drawings(tmp_path):
     assert dataset.header["source"] == {"name": "toy", "version": toy.VERSION, "seed": 5, "count": 30}
 
 
-def test_toy_validation_images_are_the_same_at_every_resolution(tmp_path):
+def test_toy_validation_images_are_the_same_at_every_resolution(tmp_path: Path) -> None:
     val = [prepare_toy(tmp_path / str(r), resolution=r, count=50).dataset.split("val").keys for r in (8, 16)]
     assert val[0] == val[1]
 
@@ -270,16 +289,16 @@ def test_toy_validation_images_are_the_same_at_every_resolution(tmp_path):
         ({"count": 1}, "--count: 1"),
     ],
 )
-def test_options_out_of_range(tmp_path, options, words):
+def test_options_out_of_range(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         prepare_toy(tmp_path / "set", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_sees_every_image(photos, tmp_path):
+def test_progress_sees_every_image(photos: Path, tmp_path: Path) -> None:
     seen = []
 
-    def progress(iterable, total, description, unit):
+    def progress(iterable: Iterable[A], total: int, description: str, unit: str) -> Iterator[A]:
         for item in iterable:
             seen.append((total, description, unit))
             yield item
@@ -291,8 +310,8 @@ def test_progress_sees_every_image(photos, tmp_path):
 
 
 @pytest.mark.parametrize("what", [KeyboardInterrupt, BricsError])
-def test_an_interruption_leaves_nothing_behind(photos, tmp_path, what):
-    def progress(iterable, total, description, unit):
+def test_an_interruption_leaves_nothing_behind(photos: Path, tmp_path: Path, what: type[BaseException]) -> None:
+    def progress(iterable: Iterable[A], total: int, description: str, unit: str) -> Iterator[A]:
         for i, item in enumerate(iterable):
             if i == 5:
                 raise what()
