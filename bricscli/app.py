@@ -53,8 +53,10 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except BricsError as error:
+        from bricscli.run.log import escape
+
         for line in error.lines:
-            print(f"brics: {_escape(line)}", file=sys.stderr)
+            print(f"brics: {escape(line)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("brics: interrupted. Nothing half-written was left; the same command begins again.", file=sys.stderr)
@@ -70,7 +72,3 @@ def main() -> None:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _escape(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
