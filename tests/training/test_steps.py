@@ -1,0 +1,242 @@
+"""One step: what it computes, what it changes, and that it changes nothing when a number is not finite."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bricscli.diffusion.denoiser import draw_times, noise_loss, to_x_0
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.runtime import generator_for
+from bricscli.training import steps
+from bricscli.training.steps import AutoencoderStep, DiffusionStep, NonFiniteError, clip_and_check
+
+MakeAutoencoder = Callable[..., AutoencoderRecipe]
+MakeDiffusion = Callable[..., DiffusionRecipe]
+CPU = torch.device("cpu")
+
+
+def batch(seed: int = 0, count: int = 4) -> Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def codes(seed: int = 0, count: int = 4) -> Tensor:
+    return torch.rand(count, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def everything(step: AutoencoderStep | DiffusionStep) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in (step.weights() | step.training_state()).items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Perceptual(nn.Module):
+    """A stand-in: 3 times the mean absolute difference."""
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        return 3 * (fake - real).abs().mean()
+
+
+class Kink(nn.Module):
+    """A finite loss whose gradient is not: the root of 0."""
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        return (fake - fake.detach()).square().sum().sqrt()
+
+
+def test_a_step_is_equation_5_for_each_of_the_two_players(tiny_autoencoder: MakeAutoencoder) -> None:
+    """Against a step written out here: no gradient of one player's loss moves the other."""
+    recipe = tiny_autoencoder(losses={"l2": 20, "perceptual": 5, "adversarial": 0.7, "gradient_penalty": 4})
+    step = AutoencoderStep(recipe, CPU, Perceptual())
+    for number in range(3):
+        assert step.critic is not None
+        model, critic = copy.deepcopy(step.model), copy.deepcopy(step.critic).requires_grad_(True)
+        state = copy.deepcopy(step.optimiser.state_dict()), copy.deepcopy(step.critic_optimiser.state_dict())
+        real = batch(number)
+        log = step(number, real)
+
+        fake = model(real, generator_for(3, "precision", number))
+        l2, perceptual, score = (fake - real).square().mean(), 3 * (fake - real).abs().mean(), critic(fake)
+        loss = 20 * l2 + 5 * perceptual - 0.7 * score.mean()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        mix = torch.rand(4, generator=generator_for(3, "penalty", number)).view(4, 1, 1, 1)
+        between = (mix * real + (1 - mix) * fake).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+        penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        wasserstein = critic(fake.detach()).mean() - critic(real).mean()
+        critic_gradients = torch.autograd.grad(wasserstein + 4 * penalty, list(critic.parameters()))
+        for module, before, found, epsilon in ((model, state[0], gradients, 1e-15), (critic, state[1], critic_gradients, 1e-8)):
+            optimiser = torch.optim.Adam(module.parameters(), lr=2e-3, betas=(0, 0.99), eps=epsilon)
+            optimiser.load_state_dict(before)
+            for group in optimiser.param_groups:
+                group["lr"] = 2e-3
+            for parameter, gradient in zip(module.parameters(), found, strict=True):
+                parameter.grad = gradient
+            optimiser.step()
+
+        wanted = {"loss": loss, "l2": l2, "perceptual": perceptual, "generator": -score.mean(), "critic": wasserstein,
+                  "penalty": penalty, "gradient": torch.stack([g.norm() for g in gradients]).norm()}
+        assert log.keys() == wanted.keys()
+        assert log == pytest.approx({name: value.item() for name, value in wanted.items()}, rel=1e-4, abs=1e-6)
+        for ours, theirs in ((step.model, model), (step.critic, critic)):
+            for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+                # Adam with eps 1e-15 turns a gradient that is 0 but for rounding into a whole step
+                assert ((a - b).abs() > 1e-5).float().mean() < 0.01, (number, name)
+
+
+def test_what_a_step_changes(tiny_autoencoder: MakeAutoencoder) -> None:
+    step = AutoencoderStep(tiny_autoencoder(), CPU, None)
+    before = everything(step)
+    step(0, batch())
+    after = everything(step)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"model", "critic", "encoder", "retrieval", "decoder"}, "and the averaged weights"
+    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"optimiser", "critic_optimiser"}
+    decay = 0.1  # of the first update, (1 + 0) / (10 + 0)
+    for name in step.weights():
+        torch.testing.assert_close(after[name], decay * before[name] + (1 - decay) * after[f"model.{name}"])
+
+
+def test_the_critic_waits_for_its_start(tiny_autoencoder: MakeAutoencoder) -> None:
+    step = AutoencoderStep(tiny_autoencoder(losses={"adversarial_start": 4}), CPU, None)
+    before = everything(step)
+    assert step(0, batch()).keys() == {"loss", "l2", "gradient"}
+    after = everything(step)
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name.startswith("critic."))
+    assert {"generator", "critic", "penalty"} <= step(1, batch()).keys()
+
+
+def test_a_weight_of_0_turns_its_term_off(tiny_autoencoder: MakeAutoencoder) -> None:
+    def first(**losses: float) -> tuple[AutoencoderStep, dict[str, float]]:
+        step = AutoencoderStep(tiny_autoencoder(losses=losses), CPU, Perceptual())
+        return step, step(0, batch())
+
+    _, log = first(l2=0, perceptual=0, adversarial=1)
+    assert log["loss"] == pytest.approx(log["generator"])
+    _, log = first(l2=0, perceptual=2, adversarial=1)
+    assert log["loss"] == pytest.approx(2 * log["perceptual"] + log["generator"])
+    step, log = first(l2=20, perceptual=0, adversarial=0)
+    assert step.critic is None and "generator" not in log and "critic" not in log
+    assert log["loss"] == pytest.approx(20 * log["l2"])
+    assert not any(name.startswith("critic") for name in step.training_state())
+    step, log = first(l2=20, adversarial=1, gradient_penalty=0)
+    assert "penalty" not in log and "critic" in log
+    plain = AutoencoderStep(tiny_autoencoder(losses={"adversarial": 0}), CPU, None)
+    with_penalty, _ = first(l2=20, adversarial=1, gradient_penalty=4)
+    plain(0, batch())
+    assert same(dict(step.model.state_dict()), dict(with_penalty.model.state_dict())), "the penalty is the critic's alone"
+    assert not same(dict(step.model.state_dict()), dict(plain.model.state_dict()))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_changes_nothing(tiny_autoencoder: MakeAutoencoder, value: float) -> None:
+    step = AutoencoderStep(tiny_autoencoder(), CPU, None)
+    step(0, batch())
+    before, bad = everything(step), batch()
+    bad[0, 0, 0, 0] = value
+    with pytest.raises(NonFiniteError) as caught:
+        step(1, bad)
+    assert caught.value.name == "loss"
+    assert same(everything(step), before)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(tiny_autoencoder: MakeAutoencoder) -> None:
+    step = AutoencoderStep(tiny_autoencoder(losses={"perceptual": 1}), CPU, Kink())
+    before = everything(step)
+    with pytest.raises(NonFiniteError) as caught:
+        step(0, batch())
+    assert caught.value.name == "gradient"
+    assert same(everything(step), before)
+
+
+@pytest.mark.parametrize(("penalty", "name"), [
+    (lambda critic, real, fake, mix: critic(real).sum() * float("inf"), "critic's loss"),
+    (lambda critic, real, fake, mix: (critic(fake) - critic(fake).detach()).square().sum().sqrt(), "gradient")])
+def test_a_critic_that_is_not_finite_changes_nothing(
+    tiny_autoencoder: MakeAutoencoder, monkeypatch: pytest.MonkeyPatch, penalty: Callable[..., Tensor], name: str
+) -> None:
+    step = AutoencoderStep(tiny_autoencoder(), CPU, None)
+    step(0, batch())
+    before = everything(step)
+    monkeypatch.setattr(steps, "gradient_penalty", penalty)
+    with pytest.raises(NonFiniteError) as caught:
+        step(1, batch())
+    assert caught.value.name == name
+    assert same(everything(step), before)
+
+
+def test_gradients_are_clipped_to_their_norm() -> None:
+    layer = nn.Linear(3, 1, bias=False)
+    layer.weight.grad = torch.tensor([[3.0, 0.0, 4.0]])
+    assert clip_and_check(layer, 0) == pytest.approx(5)
+    assert layer.weight.grad.tolist() == [[3, 0, 4]]
+    assert clip_and_check(layer, 1) == pytest.approx(5)
+    assert layer.weight.grad.flatten().tolist() == pytest.approx([0.6, 0, 0.8], rel=1e-4)
+
+
+def test_steps_are_a_function_of_seed_and_number(tiny_autoencoder: MakeAutoencoder, tiny_diffusion: MakeDiffusion) -> None:
+    def one(seed: int, number: int) -> list[dict[str, Tensor]]:
+        torch.manual_seed(torch.seed())  # whatever was drawn before
+        a = AutoencoderStep(tiny_autoencoder(training={"seed": seed}), CPU, None)
+        b = DiffusionStep(tiny_diffusion(training={"seed": seed}), CPU, channels=2, size=8)
+        a(number, batch())
+        b(number, codes())
+        return [everything(a), everything(b)]
+
+    reference = one(3, 5)
+    for found, wanted in zip(one(3, 5), reference, strict=True):
+        assert same(found, wanted)
+    for other in (one(4, 5), one(3, 6)):
+        for found, wanted in zip(other, reference, strict=True):
+            assert not same(found, wanted)
+
+
+def test_diffusion_step(tiny_diffusion: MakeDiffusion) -> None:
+    """Against a step written out here: noise prediction on 2 z - 1, clipped, with the warm-up's learning rate."""
+    step = DiffusionStep(tiny_diffusion(training={"gradient_clip": 0.5}), CPU, channels=2, size=8)
+    model, key_code = copy.deepcopy(step.model), codes()
+    before = everything(step)
+    log = step(1, key_code)
+    t = draw_times(4, generator_for(3, "time", 1))
+    noise = torch.randn(4, 2, 8, 8, generator=generator_for(3, "noise", 1))
+    loss = noise_loss(model, step.schedule, to_x_0(key_code), t, noise)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    torch.optim.Adam(model.parameters(), lr=8e-4 * 5 / 8).step()  # 4 images were seen, 8 are the warm-up
+    assert log == pytest.approx({"loss": loss.item(), "gradient": norm.item()})
+    assert norm > 0.5, "or nothing was clipped"
+    for (name, a), b in zip(step.model.named_parameters(), model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-7), name
+    assert any(not torch.equal(before[name], value) for name, value in step.weights().items()), "averaged weights"
+
+
+def test_a_diffusion_step_that_is_not_finite_changes_nothing(tiny_diffusion: MakeDiffusion) -> None:
+    step = DiffusionStep(tiny_diffusion(), CPU, channels=2, size=8)
+    step(0, codes())
+    before = everything(step)
+    with pytest.raises(NonFiniteError):
+        step(1, torch.full((4, 2, 8, 8), float("nan")))
+    assert same(everything(step), before)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_step_loads_what_it_saved(tiny_autoencoder: MakeAutoencoder, tiny_diffusion: MakeDiffusion, ema: float) -> None:
+    pairs = [
+        (lambda: AutoencoderStep(tiny_autoencoder(training={"ema": ema}), CPU, None), batch),
+        (lambda: DiffusionStep(tiny_diffusion(training={"ema": ema}), CPU, channels=2, size=8), codes)]
+    for make, data in pairs:
+        whole = make()  # type: ignore[no-untyped-call]
+        for number in range(4):
+            whole(number, data(number))
+        first, second = make(), make()  # type: ignore[no-untyped-call]
+        for number in range(2):
+            first(number, data(number))
+        second.load({k: v.clone() for k, v in first.weights().items()}, everything(first))
+        for number in (2, 3):
+            second(number, data(number))
+        assert same(everything(whole), everything(second))
+        assert any(name.startswith("model.") for name in whole.training_state()) == bool(ema)
