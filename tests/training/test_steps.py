@@ -1,7 +1,7 @@
 """One step: what it computes, what it changes, and that it changes nothing when a number is not finite."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from bricscli.diffusion.denoiser import draw_times, noise_loss, to_x_0
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.runtime import generator_for
 from bricscli.training import steps
-from bricscli.training.steps import AutoencoderStep, DiffusionStep, NonFiniteError, clip_and_check
+from bricscli.training.steps import AutoencoderStep, DiffusionStep, Learner, NonFiniteError
 
 MakeAutoencoder = Callable[..., AutoencoderRecipe]
 MakeDiffusion = Callable[..., DiffusionRecipe]
@@ -27,10 +27,10 @@ def codes(seed: int = 0, count: int = 4) -> Tensor:
 
 
 def everything(step: AutoencoderStep | DiffusionStep) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in (step.weights() | step.training_state()).items()}
+    return {name: tensor.clone() for name, tensor in (step.weights() | step.training_state()).items()}
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -54,8 +54,8 @@ def test_a_step_is_equation_5_for_each_of_the_two_players(tiny_autoencoder: Make
     step = AutoencoderStep(recipe, CPU, Perceptual())
     for number in range(3):
         assert step.critic is not None
-        model, critic = copy.deepcopy(step.model), copy.deepcopy(step.critic).requires_grad_(True)
-        state = copy.deepcopy(step.optimiser.state_dict()), copy.deepcopy(step.critic_optimiser.state_dict())
+        model, critic = copy.deepcopy(step.generator.model), copy.deepcopy(step.critic.model).requires_grad_(True)
+        state = [copy.deepcopy(player.optimiser.state_dict()) for player in (step.generator, step.critic)]
         real = batch(number)
         log = step(number, real)
 
@@ -69,23 +69,23 @@ def test_a_step_is_equation_5_for_each_of_the_two_players(tiny_autoencoder: Make
         penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
         wasserstein = critic(fake.detach()).mean() - critic(real).mean()
         critic_gradients = torch.autograd.grad(wasserstein + 4 * penalty, list(critic.parameters()))
-        for module, before, found, epsilon in ((model, state[0], gradients, 1e-15), (critic, state[1], critic_gradients, 1e-8)):
-            optimiser = torch.optim.Adam(module.parameters(), lr=2e-3, betas=(0, 0.99), eps=epsilon)
-            optimiser.load_state_dict(before)
-            for group in optimiser.param_groups:
-                group["lr"] = 2e-3
-            for parameter, gradient in zip(module.parameters(), found, strict=True):
-                parameter.grad = gradient
+        players = (step.generator.model, model, gradients, state[0], 1e-15), (
+            step.critic.model, critic, critic_gradients, state[1], 1e-8)
+        for moved, module, expected, adam_state, epsilon in players:
+            optimiser = torch.optim.Adam(module.parameters())
+            optimiser.load_state_dict(adam_state)
+            optimiser.param_groups[0] |= {"lr": 2e-3, "betas": (0.0, 0.99), "eps": epsilon}
+            for ours, parameter, gradient in zip(moved.parameters(), module.parameters(), expected, strict=True):
+                assert ours.grad is not None
+                torch.testing.assert_close(ours.grad, gradient, rtol=1e-4, atol=1e-5)
+                # Adam turns a gradient that is 0 but for rounding into a whole step: so from here on with theirs
+                parameter.grad = ours.grad.clone()
             optimiser.step()
-
+            assert same(moved.state_dict(), module.state_dict())
         wanted = {"loss": loss, "l2": l2, "perceptual": perceptual, "generator": -score.mean(), "critic": wasserstein,
                   "penalty": penalty, "gradient": torch.stack([g.norm() for g in gradients]).norm()}
         assert log.keys() == wanted.keys()
         assert log == pytest.approx({name: value.item() for name, value in wanted.items()}, rel=1e-4, abs=1e-6)
-        for ours, theirs in ((step.model, model), (step.critic, critic)):
-            for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-                # Adam with eps 1e-15 turns a gradient that is 0 but for rounding into a whole step
-                assert ((a - b).abs() > 1e-5).float().mean() < 0.01, (number, name)
 
 
 def test_what_a_step_changes(tiny_autoencoder: MakeAutoencoder) -> None:
@@ -93,12 +93,12 @@ def test_what_a_step_changes(tiny_autoencoder: MakeAutoencoder) -> None:
     before = everything(step)
     step(0, batch())
     after = everything(step)
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"model", "critic", "encoder", "retrieval", "decoder"}, "and the averaged weights"
-    assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"optimiser", "critic_optimiser"}
+    unchanged = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in unchanged if before[name].abs().max() > 0} == set(), "all weights moved"
+    assert {name.split(".")[1] for name in after.keys() - before.keys()} == {"optimiser"}
     decay = 0.1  # of the first update, (1 + 0) / (10 + 0)
     for name in step.weights():
-        torch.testing.assert_close(after[name], decay * before[name] + (1 - decay) * after[f"model.{name}"])
+        torch.testing.assert_close(after[name], decay * before[name] + (1 - decay) * after[f"generator.model.{name}"])
 
 
 def test_the_critic_waits_for_its_start(tiny_autoencoder: MakeAutoencoder) -> None:
@@ -128,8 +128,8 @@ def test_a_weight_of_0_turns_its_term_off(tiny_autoencoder: MakeAutoencoder) -> 
     plain = AutoencoderStep(tiny_autoencoder(losses={"adversarial": 0}), CPU, None)
     with_penalty, _ = first(l2=20, adversarial=1, gradient_penalty=4)
     plain(0, batch())
-    assert same(dict(step.model.state_dict()), dict(with_penalty.model.state_dict())), "the penalty is the critic's alone"
-    assert not same(dict(step.model.state_dict()), dict(plain.model.state_dict()))
+    assert same(step.generator.model.state_dict(), with_penalty.generator.model.state_dict()), "the penalty is the critic's alone"
+    assert not same(step.generator.model.state_dict(), plain.generator.model.state_dict())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny_autoencoder: MakeAutoenc
     bad[0, 0, 0, 0] = value
     with pytest.raises(NonFiniteError) as caught:
         step(1, bad)
-    assert caught.value.name == "loss"
+    assert str(caught.value) == "loss"
     assert same(everything(step), before)
 
 
@@ -149,13 +149,13 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tiny_autoencoder: MakeAut
     before = everything(step)
     with pytest.raises(NonFiniteError) as caught:
         step(0, batch())
-    assert caught.value.name == "gradient"
+    assert str(caught.value) == "gradient of the loss"
     assert same(everything(step), before)
 
 
 @pytest.mark.parametrize(("penalty", "name"), [
     (lambda critic, real, fake, mix: critic(real).sum() * float("inf"), "critic's loss"),
-    (lambda critic, real, fake, mix: (critic(fake) - critic(fake).detach()).square().sum().sqrt(), "gradient")])
+    (lambda critic, real, fake, mix: (critic(fake) - critic(fake).detach()).square().sum().sqrt(), "gradient of the critic's loss")])
 def test_a_critic_that_is_not_finite_changes_nothing(
     tiny_autoencoder: MakeAutoencoder, monkeypatch: pytest.MonkeyPatch, penalty: Callable[..., Tensor], name: str
 ) -> None:
@@ -165,17 +165,17 @@ def test_a_critic_that_is_not_finite_changes_nothing(
     monkeypatch.setattr(steps, "gradient_penalty", penalty)
     with pytest.raises(NonFiniteError) as caught:
         step(1, batch())
-    assert caught.value.name == name
+    assert str(caught.value) == name
     assert same(everything(step), before)
 
 
 def test_gradients_are_clipped_to_their_norm() -> None:
-    layer = nn.Linear(3, 1, bias=False)
-    layer.weight.grad = torch.tensor([[3.0, 0.0, 4.0]])
-    assert clip_and_check(layer, 0) == pytest.approx(5)
-    assert layer.weight.grad.tolist() == [[3, 0, 4]]
-    assert clip_and_check(layer, 1) == pytest.approx(5)
-    assert layer.weight.grad.flatten().tolist() == pytest.approx([0.6, 0, 0.8], rel=1e-4)
+    layer, slope = nn.Linear(3, 1, bias=False), torch.tensor([3.0, 0.0, 4.0])
+    for largest, wanted in ((0.0, [3, 0, 4]), (1.0, [0.6, 0, 0.8]), (10.0, [3, 0, 4])):
+        learner = Learner(layer, torch.optim.Adam(layer.parameters()), 0.0, largest)
+        assert learner.differentiate("loss", layer(slope).sum()) == pytest.approx(5)
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.flatten().tolist() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_steps_are_a_function_of_seed_and_number(tiny_autoencoder: MakeAutoencoder, tiny_diffusion: MakeDiffusion) -> None:
@@ -198,7 +198,7 @@ def test_steps_are_a_function_of_seed_and_number(tiny_autoencoder: MakeAutoencod
 def test_diffusion_step(tiny_diffusion: MakeDiffusion) -> None:
     """Against a step written out here: noise prediction on 2 z - 1, clipped, with the warm-up's learning rate."""
     step = DiffusionStep(tiny_diffusion(training={"gradient_clip": 0.5}), CPU, channels=2, size=8)
-    model, key_code = copy.deepcopy(step.model), codes()
+    model, key_code = copy.deepcopy(step.denoiser.model), codes()
     before = everything(step)
     log = step(1, key_code)
     t = draw_times(4, generator_for(3, "time", 1))
@@ -209,7 +209,7 @@ def test_diffusion_step(tiny_diffusion: MakeDiffusion) -> None:
     torch.optim.Adam(model.parameters(), lr=8e-4 * 5 / 8).step()  # 4 images were seen, 8 are the warm-up
     assert log == pytest.approx({"loss": loss.item(), "gradient": norm.item()})
     assert norm > 0.5, "or nothing was clipped"
-    for (name, a), b in zip(step.model.named_parameters(), model.parameters(), strict=True):
+    for (name, a), b in zip(step.denoiser.model.named_parameters(), model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-7), name
     assert any(not torch.equal(before[name], value) for name, value in step.weights().items()), "averaged weights"
 
@@ -239,4 +239,4 @@ def test_a_step_loads_what_it_saved(tiny_autoencoder: MakeAutoencoder, tiny_diff
         for number in (2, 3):
             second(number, data(number))
         assert same(everything(whole), everything(second))
-        assert any(name.startswith("model.") for name in whole.training_state()) == bool(ema)
+        assert any(".model." in name for name in whole.training_state()) == bool(ema)

@@ -1,0 +1,129 @@
+"""Key codes: those of the images, in their order, with the digest of what made them."""
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bricscli.data.images import decode_image, to_float
+from bricscli.data.shards import ShardSet
+from bricscli.errors import BricsError, DataError, MismatchError
+from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
+from bricscli.tasks.encode import CODE, FLIP, decode_code, encode, open_codes
+from bricscli.tasks.models import load_autoencoder
+from bricscli.tasks.prepare import prepare_toy
+
+CPU = torch.device("cpu")
+Trained = Any  # tests/tasks/conftest.py
+SHAPE = (2, 8, 8)
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def to_npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def test_codes_are_those_of_the_images(trained: Trained) -> None:
+    autoencoder, images = load_autoencoder(trained.autoencoder, CPU), ShardSet.open(trained.data)
+    codes = open_codes(trained.autoencoder, autoencoder)
+    assert codes.splits == images.splits == {"train": 28, "val": 12}
+    for name in codes.splits:
+        pictures, split = images.split(name), codes.split(name)
+        assert split.keys == pictures.keys and split.extensions == [CODE, FLIP]
+        for i in range(len(split)):
+            image = to_float(torch.from_numpy(decode_image(pictures.read(i)))[None])
+            for extension, shown in ((CODE, image), (FLIP, image.flip(-1))):
+                code = decode_code(split.read(i, extension), SHAPE)
+                wanted = autoencoder.model.encode(shown)[0].numpy()
+                assert np.abs(code.astype(np.float32) - wanted).max() < 3e-4, "rounding to float16 and no more"
+
+
+def test_the_header_says_what_made_them(trained: Trained) -> None:
+    header = ShardSet.open(trained.autoencoder.codes).header
+    digest = checkpoint_digest(list_checkpoints(trained.autoencoder.checkpoints)[-1])
+    assert header["kind"] == "key_codes" and header["autoencoder"] == {"run": "toy", "digest": digest}
+    assert header["images"] == {"name": "data", "digest": ShardSet.open(trained.data).digest}
+    assert (header["shape"], header["dtype"]) == ([2, 8, 8], "float16")
+
+
+def test_the_same_again_does_nothing_and_the_batch_changes_nothing(copied: Trained) -> None:
+    before, run = folder_bytes(copied.autoencoder.codes), copied.autoencoder
+    times = {path.name: path.stat().st_mtime_ns for path in run.codes.iterdir()}
+    encode(run, copied.data, device=CPU)
+    assert {path.name: path.stat().st_mtime_ns for path in run.codes.iterdir()} == times
+    shutil.rmtree(run.codes)
+    encode(run, copied.data, device=CPU)
+    assert folder_bytes(run.codes) == before, "same input, same bytes"
+    shutil.rmtree(run.codes)
+    other = encode(run, copied.data, device=CPU, batch_size=5).split("train")
+    found = decode_code(other.read(0, CODE), SHAPE).astype(np.float32)
+    wanted = decode_code(ShardSet.open(run.codes).split("train").read(0, CODE), SHAPE).astype(np.float32)
+    assert np.abs(found - wanted).max() < 1e-3
+
+
+def test_codes_of_another_checkpoint_replace_the_old_ones_whole(copied: Trained) -> None:
+    run = copied.autoencoder
+    older = list_checkpoints(run.checkpoints)[-2]
+    (run.path / "codes-new").mkdir()  # what a killed process may leave behind
+    encode(run, copied.data, device=CPU, checkpoint=older.name)
+    assert ShardSet.open(run.codes).header["autoencoder"]["digest"] == checkpoint_digest(older)
+    assert sorted(path.name for path in run.path.iterdir() if path.is_dir()) == ["checkpoints", "codes", "sheets"]
+    with pytest.raises(MismatchError) as caught:
+        open_codes(run, load_autoencoder(run, CPU))
+    newest = checkpoint_digest(list_checkpoints(run.checkpoints)[-1])
+    assert newest is not None and newest[:8] in str(caught.value)
+    assert f"--checkpoint {(checkpoint_digest(older) or '')[:8]}" in str(caught.value)
+
+
+def test_nothing_changes_when_encoding_fails(copied: Trained) -> None:
+    run = copied.autoencoder
+    shard = ShardSet.open(copied.data).shards[0]
+    data = bytearray((copied.data / shard.name).read_bytes())
+    data[next(member.offset for member in shard.members if member.name.endswith(".png")) + 40] ^= 255
+    (copied.data / shard.name).write_bytes(data)
+    before = folder_bytes(run.codes)
+    names = sorted(path.name for path in run.path.iterdir())
+    with pytest.raises(DataError, match="CRC-32"):
+        encode(run, copied.data, device=CPU, checkpoint=list_checkpoints(run.checkpoints)[-2].name)
+    assert folder_bytes(run.codes) == before
+    assert sorted(path.name for path in run.path.iterdir()) == names
+
+
+def test_what_is_refused(copied: Trained, tmp_path: Path) -> None:
+    run = copied.autoencoder
+    with pytest.raises(MismatchError):
+        encode(copied.diffusion, copied.data, device=CPU)
+    with pytest.raises(DataError, match="no prepared data set"):
+        encode(run, tmp_path / "nowhere", device=CPU)
+    with pytest.raises(DataError, match="holds key_codes"):
+        encode(run, run.codes, device=CPU)
+    large = prepare_toy(tmp_path / "large", resolution=32, count=4, val_fraction=0.5, workers=1).dataset.path
+    with pytest.raises(DataError, match="images of 32 pixels.*--resolution 16"):
+        encode(run, large, device=CPU)
+    with run.lock(), pytest.raises(BricsError, match="is in use by"):
+        encode(run, copied.data, device=CPU)
+    shutil.rmtree(run.codes)
+    with pytest.raises(DataError, match=r"no key codes yet.*brics encode --run"):
+        open_codes(run, load_autoencoder(run, CPU))
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 8, 4), np.float16), np.zeros(SHAPE, np.float32)])
+def test_a_member_that_is_no_key_code(array: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected a float16 key code"):
+        decode_code(to_npy(array), SHAPE)
+
+
+def test_no_pickle_is_read() -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        decode_code(buffer.getvalue(), SHAPE)

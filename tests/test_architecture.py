@@ -1,0 +1,150 @@
+"""The plan of the house, kept by reading every import: they only go down, and the words come without the engines."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bricscli
+
+ROOT = Path(bricscli.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+#: What each part may import, from the top of the house to its foundations.
+ALLOWED = {
+    "__main__": {"app"},
+    "app": {"commands", "errors", "run", "__version__"},
+    "commands": {"tasks", "recipe", "run", "data", "runtime", "files", "errors"},
+    "tasks": {"build", "recipe", "run", "training", "metrics", "report", "data", "runtime", "weights", "nn", "diffusion",
+              "losses", "files", "errors"},
+    "training": {"build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
+    "build": {"recipe", "nn", "diffusion", "losses"},
+    "report": {"metrics", "data", "files", "errors"},
+    "metrics": {"nn", "weights", "errors"},
+    "losses": {"nn", "weights", "errors"},
+    "diffusion": {"nn"},
+    "run": {"recipe", "files", "errors", "__version__"},
+    "data": {"files", "errors"},
+    "weights": {"files", "errors"},
+    "recipe": {"errors"},
+    "runtime": {"errors"},
+    "files": {"errors"},
+    "nn": {"errors"},
+    "errors": set(),
+    "__init__": set(),
+}
+HEAVY = {"torch", "torchvision", "safetensors.torch", "lpips", "cleanfid", "webdataset", "matplotlib"}
+#: These may not import torch or anything that does, other than inside a function.
+LIGHT = ["__init__", "__main__", "app", "errors", "files", "weights", "commands", "recipe", "run", "data", "report"]
+
+
+def part_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_at_once(tree: ast.Module) -> Iterator[str]:
+    """What is imported when the module is: not in functions, not under TYPE_CHECKING."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imported(node)
+        waiting += ast.iter_child_nodes(node)
+
+
+def own_parts(names: Iterator[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.split(".")[0] == "bricscli" and "." in name}
+
+
+def test_every_part_has_its_place() -> None:
+    assert len(MODULES) > 40
+    assert {part_of(path) for path in MODULES} <= ALLOWED.keys()
+    order = list(ALLOWED)
+    for part, below in ALLOWED.items():
+        assert all(other == "__version__" or order.index(other) > order.index(part) for other in below), part
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_go_down(path: Path) -> None:
+    part = part_of(path)
+    assert own_parts(imported(ast.parse(path.read_text()))) - {part} <= ALLOWED[part]
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) in LIGHT], ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_torch_at_import_in_the_light_parts(path: Path) -> None:
+    names = set(imported_at_once(ast.parse(path.read_text())))
+    assert {name for name in names if {name.split(".")[0], name} & HEAVY or name.startswith("safetensors.torch")} == set()
+    heavy_parts = {"tasks", "training", "build", "metrics", "losses", "diffusion", "nn", "runtime"}
+    assert own_parts(iter(names)) & heavy_parts <= ({"metrics"} if part_of(path) == "report" else set())
+
+
+def test_only_the_shards_know_webdataset() -> None:
+    users = {path.name for path in MODULES if any(n.startswith("webdataset") for n in imported(ast.parse(path.read_text())))}
+    assert users == {"shards.py"}
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules of a fresh process after a statement."""
+    code = f"import sys, json\n{statement}\njson.dump(sorted(sys.modules), sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in json.loads(done.stderr)}
+
+
+def test_help_loads_none_of_the_engines() -> None:
+    heavy = {"torch", "torchvision", "numpy", "pydantic", "PIL", "yaml", "tqdm", "matplotlib", "safetensors"}
+    for arguments in (["--help"], ["train-ae", "--help"], ["eval", "fid", "--help"], ["--version"]):
+        loaded = loaded_after(f"from bricscli import app\nsys.argv = {['brics', *arguments]!r}\n"
+                              "try: app.main()\nexcept SystemExit as end: assert not end.code")
+        assert "typer" in loaded and loaded & heavy == set(), arguments
+
+
+def test_recipes_and_runs_come_without_torch() -> None:
+    loaded = loaded_after("import bricscli.recipe.load, bricscli.run.directory, bricscli.run.checkpoint, bricscli.run.log\n"
+                          "import bricscli.run.provenance, bricscli.data.sources, bricscli.files, bricscli.weights")
+    assert "pydantic" in loaded and "torch" not in loaded
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_that_runs_what_it_reads(path: Path) -> None:
+    """No pickle, no YAML with Python in it, no shell, no archives unpacked by their own names, no eval."""
+    tree = ast.parse(path.read_text())
+    modules = {name.split(".")[0] for name in imported(tree)}
+    assert modules & {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"} == set()
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert name not in {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load",
+                            "yaml.unsafe_load", "yaml.full_load", "torch.hub.load", "torch.package.PackageImporter"}, name
+        assert not name.endswith((".extractall", ".extract", ".load_state_dict_from_url")), name
+        assert options.get("shell", "False") == "False", name
+        assert options.get("allow_pickle", "False") == "False", name
+        if name == "torch.load":
+            assert options.get("weights_only") == "True"
+        if name in {"np.load", "numpy.load", "np.save", "numpy.save"}:
+            assert options.get("allow_pickle") == "False"
+
+
+def test_modules_say_what_they_are() -> None:
+    silent = [str(path.relative_to(ROOT)) for path in MODULES
+              if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))]
+    assert silent == []
