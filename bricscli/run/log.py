@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -44,12 +44,16 @@ def warn(text: str) -> None:
         print(f"brics: warning: {escape(text)}", file=sys.stderr, flush=True)
 
 
-def track(iterable: Iterable[Item], total: int, description: str, unit: str) -> Iterator[Item]:
-    """Passes the items on and shows how many have been; `unit` is a plural, such as `images`."""
+def track(iterable: Iterable[Item], total: int, description: str, unit: str,
+          size: Callable[[Item], int] = lambda item: 1) -> Iterator[Item]:
+    """Passes the items on and shows how many units have been; `unit` is a plural, such as `images`.
+
+    `size(item)` is how many units an item stands for, such as the length of a batch.
+    """
     with Progress(total, description, unit) as progress:
-        for done, item in enumerate(iterable, start=1):
+        for item in iterable:
             yield item
-            progress.show(done)
+            progress.show(progress.done + size(item))
 
 
 class Progress:

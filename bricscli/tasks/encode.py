@@ -95,7 +95,7 @@ def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.dev
         split = images.split(split_name)
         keys = iter(split.keys)
         batches = in_order(split, decode, "png", batch_size)
-        for batch in track(batches, -(-len(split) // batch_size), f"encoding {split_name}", "batch"):
+        for batch in track(batches, len(split), f"encoding {split_name}", "images", size=len):
             real = to_float(torch.from_numpy(batch).to(device))
             with torch.no_grad():
                 codes = {CODE: _to_numpy(autoencoder.model.encode(real))}

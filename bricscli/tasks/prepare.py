@@ -92,7 +92,7 @@ def prepare_toy(
     digests = [_sha256(f"{seed}:{i}".encode()) for i in range(count)]
     val = _val_samples(digests, val_fraction)
     numbers = _train_then_val(count, val)
-    drawn = _show(progress, map_in_order(partial(_draw, seed, resolution), numbers, workers), count, "drawing", "image")
+    drawn = _show(progress, map_in_order(partial(_draw, seed, resolution), numbers, workers), count, "drawing", "images")
 
     def samples() -> Iterator[Sample]:
         for i, png in zip(numbers, drawn, strict=True):
@@ -130,12 +130,12 @@ def prepare_folder(
         return _settings(source, resolution, val_fraction, crop="center", resize="lanczos")
 
     if existing := _existing(out):
-        digests = _show(progress, map_in_order(_digest, listing.paths, workers), total, "comparing", "file")
+        digests = _show(progress, map_in_order(_digest, listing.paths, workers), total, "comparing", "files")
         return _same(existing, settings(list(digests)))
     with _Spool(out) as spool:
         results = map_in_order(partial(_convert, resolution), listing.paths, workers)
         converted = []
-        for png, digest, reason in _show(progress, results, total, "reading", "image"):
+        for png, digest, reason in _show(progress, results, total, "reading", "images"):
             spool.append(png)
             converted.append((digest, reason))
         rejected = [Rejected(name, why) for name, (_, why) in zip(listing.names, converted, strict=True) if why]

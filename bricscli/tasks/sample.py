@@ -1,7 +1,7 @@
 """`brics sample`: seeds -> images. One seed, one image: whatever the batch, the order, or what was drawn before."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def sample_to_folder(run: RunDirectory, out: Path, *, count: int, first_seed: in
     files.write_json(out / RECORD, record)
     batches = iter_samples(denoiser.model, denoiser.autoencoder.model, denoiser.autoencoder.code_shape, missing,
                            sampling, device, batch_size)
-    for batch in track(batches, -(-len(missing) // batch_size), "sampling", "batch"):
+    for batch in track(batches, len(missing), "sampling", "images", size=lambda batch: len(batch.seeds)):
         for key, image in zip(batch.keys, batch.images.numpy(), strict=True):
             files.write_bytes(out / f"{key}.png", encode_png(image))
     return len(missing)
@@ -104,16 +104,14 @@ def choose_sampling(recipe: SamplingSpec, sampler: str | None, steps: int | None
 
 def check_range(*, count: int, seed: int, steps: int | None, batch_size: int) -> None:
     """Raises RecipeError naming each option that is out of range."""
-    least = {"-n": (count, 1), "--seed": (seed, 0), "--steps": (steps or 1, 1), "--batch-size": (batch_size, 1)}
+    least = {"-n": (count, 1), "--seed": (seed, 0), "--steps": (steps, 1), "--batch-size": (batch_size, 1)}
     problems = [f"{option}: {value} is too small. Choose {low} or more."
-                for option, (value, low) in least.items() if value < low]
-    if steps is not None and steps < 1:
-        problems.append(f"--steps: {steps} is too small. Choose 1 or more.")
+                for option, (value, low) in least.items() if value is not None and value < low]
     if problems:
         raise RecipeError(*problems)
 
 
-def _in_passes(function: Any, inputs: Tensor, device: torch.device) -> Tensor:
+def _in_passes(function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:
     """Applies `function` to passes of one fixed width, the last one padded with copies of its first row."""
     width = PASS_WIDTH[device.type]
     outputs = []

@@ -20,7 +20,7 @@ from bricscli.runtime import deterministic_algorithms
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
 from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder, recipe_of
 from bricscli.tasks.sample import decode_key_codes, draw_key_codes
-from bricscli.tasks.train_ae import describe_shards
+from bricscli.tasks.train_ae import check_same_data, describe_shards
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep
 
@@ -50,6 +50,7 @@ def train_denoiser(
         "data": {"name": codes.path.name, "digest": codes.digest},
         "overrides": list(overrides), "device": device.type, "process": describe_process()})
     _keep_autoencoder(run, autoencoder)
+    check_same_data(run, codes)
     training, shape = recipe.training, autoencoder.code_shape
     train_codes = codes.split("train")
     flip = FLIP if training.flip and FLIP in train_codes.extensions else None
