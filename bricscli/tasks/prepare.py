@@ -92,7 +92,8 @@ def prepare_toy(
     digests = [_sha256(f"{seed}:{i}".encode()) for i in range(count)]
     val = _val_samples(digests, val_fraction)
     numbers = _train_then_val(count, val)
-    drawn = _show(progress, map_in_order(partial(_draw, seed, resolution), numbers, workers), count, "drawing", "images")
+    results = map_in_order(partial(_draw, seed, resolution), numbers, workers)
+    drawn = _show(progress, results, count, "drawing", "images")
 
     def samples() -> Iterator[Sample]:
         for i, png in zip(numbers, drawn, strict=True):
