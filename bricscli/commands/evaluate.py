@@ -36,6 +36,7 @@ def reconstruction(
 
     Example: brics eval reconstruction --run runs/church64x4 --metrics psnr,ssim
     """
+    from bricscli import files
     from bricscli.data.collection import find_images
     from bricscli.errors import DataError
     from bricscli.run.directory import RunDirectory, newest_run
@@ -48,6 +49,7 @@ def reconstruction(
     directory = RunDirectory.open(run) if run else newest_run(options.RUNS_ROOT, "autoencoder")
     if directory is None:
         raise DataError(f"{options.RUNS_ROOT}: has no trained autoencoder. Train one with `brics train-ae`.")
+    files.check_writable(out or directory.evals)
     measures = load_measures(chosen, place)
     autoencoder = load_autoencoder(directory, place, checkpoint)
     images = find_images(ref or options.DATA_ROOT / directory.info["data"]["name"], split)
@@ -81,6 +83,7 @@ def fid(
 
     Example: brics eval fid --samples samples/ --ref lsun-church
     """
+    from bricscli import files
     from bricscli.data.collection import find_images, open_folder
     from bricscli.errors import RecipeError
     from bricscli.run.log import say
@@ -98,6 +101,7 @@ def fid(
     if samples is None:
         say(f"{folder}: are the samples that were drawn last; using them.")
     images = open_folder(folder)
+    files.check_writable(out or folder.parent / "evals")
     result = evaluate_frechet(images, reference, extractor, limit=limit)
     say("\n".join([*describe_result(result),
                    f"written to {save_result(result, out or folder.parent / 'evals')}"]))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bricscli import files
+from bricscli import files, weights
 from bricscli.build import build_autoencoder, build_discriminator, count_parameters
 from bricscli.data.images import decode_image, encode_png, sheet, to_float, to_uint8
 from bricscli.data.loader import BatchReader, in_order
@@ -115,7 +115,8 @@ def check_same_data(run: RunDirectory, images: ShardSet) -> None:
 
 def load_perceptual(recipe: AutoencoderRecipe) -> PerceptualLoss | None:
     """The perceptual loss with its pretrained network, where the recipe asks for one. Raises MissingWeights."""
-    return PerceptualLoss(recipe.losses.perceptual_network) if recipe.losses.perceptual else None
+    network = recipe.losses.perceptual_network
+    return PerceptualLoss(network, weights.load_state(network)) if recipe.losses.perceptual else None
 
 
 def reconstruct_uint8(model: torch.nn.Module, images: Tensor, device: torch.device) -> Tensor:

@@ -43,7 +43,8 @@ def count_taming(channels: int, multipliers: list[int], blocks: int, attention: 
 ])
 def test_sizes_and_counts(channels: int, multipliers: list[int], blocks: int, attention: bool, outputs: int) -> None:
     with torch.device("meta"):
-        encoder = Encoder(channels=channels, multipliers=multipliers, blocks=blocks, attention=attention, outputs=outputs)
+        encoder = Encoder(channels=channels, multipliers=multipliers, blocks=blocks, attention=attention,
+                          outputs=outputs)
         code = encoder(torch.empty(2, 3, 64, 64))
     size = 64 // 2 ** (len(multipliers) - 1)
     assert code.shape == (2, outputs, size, size)

@@ -49,7 +49,7 @@ def test_decoded_anchors(trained: Trained) -> None:
 
 
 def test_too_few_codes(trained: Trained) -> None:
-    with pytest.raises(DataError, match="has 28 train codes, 29 are needed. Pass --limit 28"):
+    with pytest.raises(DataError, match=r"has 28 train codes, 29 are needed. Pass --limit 28"):
         decode_anchors(trained.autoencoder.path, 29, CPU)
-    with pytest.raises(DataError, match="no such run"):
+    with pytest.raises(DataError, match=r"no such run"):
         decode_anchors(trained.root / "nowhere", 2, CPU)

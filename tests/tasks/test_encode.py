@@ -92,7 +92,7 @@ def test_nothing_changes_when_encoding_fails(copied: Trained) -> None:
     (copied.data / shard.name).write_bytes(data)
     before = folder_bytes(run.codes)
     names = sorted(path.name for path in run.path.iterdir())
-    with pytest.raises(DataError, match="CRC-32"):
+    with pytest.raises(DataError, match=r"CRC-32"):
         encode(run, copied.data, device=CPU, checkpoint=list_checkpoints(run.checkpoints)[-2].name)
     assert folder_bytes(run.codes) == before
     assert sorted(path.name for path in run.path.iterdir()) == names
@@ -102,14 +102,14 @@ def test_what_is_refused(copied: Trained, tmp_path: Path) -> None:
     run = copied.autoencoder
     with pytest.raises(MismatchError):
         encode(copied.diffusion, copied.data, device=CPU)
-    with pytest.raises(DataError, match="no prepared data set"):
+    with pytest.raises(DataError, match=r"no prepared data set"):
         encode(run, tmp_path / "nowhere", device=CPU)
-    with pytest.raises(DataError, match="holds key_codes"):
+    with pytest.raises(DataError, match=r"holds key_codes"):
         encode(run, run.codes, device=CPU)
     large = prepare_toy(tmp_path / "large", resolution=32, count=4, val_fraction=0.5, workers=1).dataset.path
-    with pytest.raises(DataError, match="images of 32 pixels.*--resolution 16"):
+    with pytest.raises(DataError, match=r"images of 32 pixels.*--resolution 16"):
         encode(run, large, device=CPU)
-    with run.lock(), pytest.raises(BricsError, match="is in use by"):
+    with run.lock(), pytest.raises(BricsError, match=r"is in use by"):
         encode(run, copied.data, device=CPU)
     shutil.rmtree(run.codes)
     with pytest.raises(DataError, match=r"no key codes yet.*brics encode --run"):
@@ -118,12 +118,12 @@ def test_what_is_refused(copied: Trained, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("array", [np.zeros((2, 8, 4), np.float16), np.zeros(SHAPE, np.float32)])
 def test_a_member_that_is_no_key_code(array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="expected a float16 key code"):
+    with pytest.raises(ValueError, match=r"expected a float16 key code"):
         decode_code(to_npy(array), SHAPE)
 
 
 def test_no_pickle_is_read() -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match=r"allow_pickle"):
         decode_code(buffer.getvalue(), SHAPE)

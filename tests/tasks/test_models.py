@@ -77,17 +77,17 @@ def test_what_is_missing_or_damaged(copied: Trained) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     run.autoencoder_path.rename(copied.root / "aside")
-    with pytest.raises(DataError, match="autoencoder.safetensors"):
+    with pytest.raises(DataError, match=r"autoencoder.safetensors"):
         load_denoiser(run, CPU)
     (copied.root / "aside").rename(run.autoencoder_path)
     for checkpoint in list_checkpoints(run.checkpoints):
         (checkpoint / "weights.safetensors").write_bytes(data)
-    with pytest.raises(DataError, match="intact"):
+    with pytest.raises(DataError, match=r"intact"):
         load_denoiser(run, CPU)
     shutil.rmtree(run.checkpoints)
-    with pytest.raises(DataError, match="has no checkpoint yet"):
+    with pytest.raises(DataError, match=r"has no checkpoint yet"):
         load_denoiser(run, CPU)
-    with pytest.raises(DataError, match="no checkpoint step-9999999"):
+    with pytest.raises(DataError, match=r"no checkpoint step-9999999"):
         load_autoencoder(copied.autoencoder, CPU, "step-9999999")
 
 
@@ -96,14 +96,14 @@ def test_weights_that_do_not_fit_their_recipe(copied: Trained) -> None:
     newest = load_checkpoint(list_checkpoints(run.checkpoints)[-1])
     weights = {name: tensor for name, tensor in newest.weights.items() if not name.startswith("encoder.norm")}
     save_checkpoint(run.checkpoints, 99, weights, {}, {}, newest.recipe_text)
-    with pytest.raises(DataError, match="do not fit its recipe"):
+    with pytest.raises(DataError, match=r"do not fit its recipe"):
         load_autoencoder(run, CPU)
 
 
 def test_images_of_another_size_are_refused(trained: Trained) -> None:
     loaded = load_autoencoder(trained.autoencoder, CPU)
     loaded.check_resolution((16, 16), "set")
-    with pytest.raises(DataError, match="set: images are 24x16, toy needs 16x16.*--resolution 16"):
+    with pytest.raises(DataError, match=r"set: images are 24x16, toy needs 16x16.*--resolution 16"):
         loaded.check_resolution((16, 24), "set")
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from bricscli import files
 from bricscli.errors import BricsError, DataError, MismatchError, RecipeError
-from bricscli.recipe.recipes import DiffusionRecipe
+from bricscli.recipe.load import load_recipe
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.checkpoint import list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics
@@ -65,13 +66,13 @@ def test_codes_of_another_checkpoint_are_refused(copied: Trained) -> None:
     older = list_checkpoints(run.checkpoints)[-2]
     encode(run, copied.data, device=CPU, checkpoint=older.name)
     before = listing(copied.root)
-    with pytest.raises(MismatchError, match="was encoded by checkpoint") as caught:
+    with pytest.raises(MismatchError, match=r"was encoded by checkpoint") as caught:
         train_denoiser(copied.diffusion_recipe, run.path, copied.root / "new", device=CPU)
     assert caught.value.exit_code == 4 and listing(copied.root) == before
     train_denoiser(copied.diffusion_recipe, run.path, copied.root / "new", device=CPU, checkpoint=older.name)
     kept = RunDirectory.open(copied.root / "new").autoencoder_path
     assert files.sha256_file(kept) == files.sha256_file(older / "weights.safetensors")
-    with pytest.raises(MismatchError, match="began with autoencoder"):
+    with pytest.raises(MismatchError, match=r"began with autoencoder"):
         train_denoiser(copied.diffusion_recipe, run.path, copied.diffusion.path, device=CPU, checkpoint=older.name)
 
 
@@ -79,14 +80,15 @@ def test_a_run_goes_on_with_the_codes_it_began_with(copied: Trained, tmp_path: P
     """The same autoencoder, but other images encoded: other data."""
     other = prepare_toy(tmp_path / "other", resolution=16, count=40, seed=9, val_fraction=0.3, workers=1).dataset.path
     encode(copied.autoencoder, other, device=CPU)
-    with pytest.raises(DataError, match="is not the data set that .* began with"):
+    with pytest.raises(DataError, match=r"is not the data set that .* began with"):
         train_denoiser(copied.diffusion_recipe, copied.autoencoder.path, copied.diffusion.path, device=CPU)
 
 
 def test_what_is_refused_leaves_nothing(copied: Trained, tiny_diffusion: Callable[..., DiffusionRecipe]) -> None:
     recipe, run = copied.diffusion_recipe, copied.autoencoder
     cases: list[tuple[type[BricsError], str, Callable[[], object]]] = [
-        (DataError, "no such run", lambda: train_denoiser(recipe, copied.root / "none", copied.root / "new", device=CPU)),
+        (DataError, "no such run",
+         lambda: train_denoiser(recipe, copied.root / "none", copied.root / "new", device=CPU)),
         (MismatchError, "not of an? autoencoder",
          lambda: train_denoiser(recipe, copied.diffusion.path, copied.root / "new", device=CPU)),
         (RecipeError, "training.seed: 3 -> 4",
@@ -99,7 +101,7 @@ def test_what_is_refused_leaves_nothing(copied: Trained, tiny_diffusion: Callabl
             job()
     assert listing(copied.root) == before
     shutil.rmtree(run.codes)
-    with pytest.raises(DataError, match="no key codes yet"):
+    with pytest.raises(DataError, match=r"no key codes yet"):
         train_denoiser(recipe, run.path, copied.root / "new", device=CPU)
     assert not (copied.root / "new").exists()
 
@@ -109,6 +111,9 @@ def test_plan(trained: Trained, tmp_path: Path) -> None:
     assert "on key codes of 8x8x2" in lines[0] and "28 train, 12 val" in lines[1]
     assert len(lines) == 4 and "28 samples" in lines[2]
     lines = describe_plan(trained.diffusion_recipe, tmp_path / "not-yet")  # the recipe toy.yaml tells the shape
-    assert "on key codes of 8x8x4" in lines[0] and "no prepared data set" in lines[1]
+    toy = load_recipe("toy.yaml")
+    assert isinstance(toy, AutoencoderRecipe)
+    assert f"on key codes of {toy.code_size}x{toy.code_size}x{toy.bottleneck.channels}" in lines[0]
+    assert "no prepared data set" in lines[1]
     with pytest.raises(MismatchError):
         describe_plan(trained.diffusion_recipe, trained.diffusion.path)

@@ -149,8 +149,6 @@ def test_signals_mean_what_they_meant_before(job: Job) -> None:
     with pytest.raises(InterruptedRun):
         job.train({0: raise_signal(signal.SIGTERM)})
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_second_ctrl_c_ends_at_once(job: Job) -> None:

@@ -1,0 +1,549 @@
+"""The commands as a user meets them: each in a process of its own, on tiny data; and every way of getting them wrong.
+
+What must be proven of a whole process (the usual way, signals, the entry point) is run as `python -m bricscli`. The
+many wrong calls share one process that has torch loaded and forks for each: the same `main`, without its seconds.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import bricscli
+from bricscli.data.shards import ShardSet
+from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
+
+AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--set", "training.batch_size=8",
+               "--set", "encoder.channels=8", "--set", "decoder.channels=[16, 8]", "--set", "retrieval.channels=16",
+               "--set", "losses.perceptual=0"]
+DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
+             "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
+COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"],
+            ["eval", "reconstruction"], ["eval", "fid"]]
+
+SERVER = """
+import json, os, sys, tempfile, traceback
+import torch, PIL.Image, bricscli.tasks.train_ae, bricscli.tasks.train_diffusion, bricscli.tasks.eval
+from bricscli import app
+
+for line in sys.stdin:
+    job = json.loads(line)
+    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            os.chdir(job["cwd"])
+            os.environ.update(job["env"])
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv = ["brics", *job["arguments"]]
+            app.main()
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    texts = []
+    for file in (out, err):
+        file.seek(0)
+        texts.append(file.read().decode())
+        file.close()
+    print(json.dumps([os.waitstatus_to_exitcode(status), *texts]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """One thread, no terminal tricks, and no pretrained file anywhere."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "LANG": "C.UTF-8",
+                         "BRICS_WEIGHTS": str(folder / "no-weights"), "TORCH_HOME": str(folder / "no-torch")}
+
+
+def brics(folder: Path, *arguments: str) -> Done:
+    done = subprocess.run([sys.executable, "-m", "bricscli", *arguments], cwd=folder, env=environment(folder),
+                          capture_output=True, text=True, timeout=120)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+class Server:
+    """Forks a process with torch loaded for every command."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True, env=environment(Path("/")))
+
+    def __call__(self, folder: Path, *arguments: str, **env: str) -> Done:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        job = {"cwd": str(folder), "arguments": arguments, "env": environment(folder) | env}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return Done(*json.loads(self.process.stdout.readline()))
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder in which the usual way was gone, and what each command said."""
+
+    path: Path
+    said: dict[str, Done]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    path, said = tmp_path_factory.mktemp("world"), {}
+    for words in (["prepare", "toy", "--count", "60", "--resolution", "32", "--val-fraction", "0.2"],
+                  ["train-ae", *AUTOENCODER], ["encode", "--run", "runs/toy"], ["train-diffusion", *DIFFUSION],
+                  ["sample", "-n", "12", "--out", "samples"],
+                  ["eval", "reconstruction", "--metrics", "psnr,ssim"],
+                  ["eval", "fid", "--ref", "toy", "--features", "random", "--anchors", "runs/toy"]):
+        done = brics(path, *words)
+        assert done.code == 0, (words, done.err)
+        assert "Traceback" not in done.err
+        said[" ".join(words[:2]) if words[0] == "eval" else words[0]] = done
+    return World(path, said)
+
+
+@pytest.fixture(scope="module")
+def fork() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every file and folder, with what it holds; a lock file without content says nothing."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+            for path in folder.rglob("*") if path.name != "run.lock"}
+
+
+# The usual way
+
+
+def test_prepare(world: World) -> None:
+    data = ShardSet.open(world.path / "data" / "toy")
+    data.verify()
+    assert data.splits == {"train": 48, "val": 12}
+    assert world.said["prepare"].out == "data/toy: prepared: 48 train, 12 val images of 32 pixels.\n"
+
+
+def test_train_ae(world: World) -> None:
+    run = world.path / "runs" / "toy"
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-0000030"]
+    assert world.said["train-ae"].out == (
+        "runs/toy: trained; weights in runs/toy/checkpoints/step-0000030, sheets in runs/toy/sheets.\n")
+    assert "training:\n  images: 240\n" in (run / "recipe.yaml").read_text()
+    overrides = json.loads((run / "run.json").read_text())["overrides"]
+    assert overrides == AUTOENCODER[3::2]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 30 and lines[-1]["loss"] < lines[0]["loss"]
+    with Image.open(sorted((run / "sheets").iterdir())[-1]) as sheet:
+        assert sheet.width > 8 * 32
+
+
+def test_encode(world: World) -> None:
+    digest = checkpoint_digest(list_checkpoints(world.path / "runs" / "toy" / "checkpoints")[-1])
+    assert digest is not None
+    depth, height, width = ShardSet.open(world.path / "runs" / "toy" / "codes").header["shape"]
+    assert world.said["encode"].out == (f"runs/toy/codes: 48 train, 12 val key codes of {height}x{width}x{depth}, by "
+                                        f"autoencoder {digest[:8]}.\n")
+
+
+def test_train_diffusion(world: World) -> None:
+    assert world.said["train-diffusion"].out.startswith("runs/toy-diffusion: trained; weights in runs/toy-diffusion/")
+    assert (world.path / "runs" / "toy-diffusion" / "autoencoder.safetensors").is_file()
+
+
+def test_sample(world: World) -> None:
+    names = sorted(path.name for path in (world.path / "samples").iterdir())
+    assert names == [*(f"{seed:06d}.png" for seed in range(12)), "samples.json"]
+    with Image.open(world.path / "samples" / "000011.png") as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
+    assert "runs/toy-diffusion: is the diffusion model that was trained last" in world.said["sample"].out
+    assert world.said["sample"].out.endswith("samples: 12 images, seeds 0 to 11.\n")
+
+
+def test_eval(world: World) -> None:
+    assert re.search(r"^PSNR: [\d.]+ ± [\d.]+ dB\nSSIM: ", world.said["eval reconstruction"].out, re.M)
+    out = world.said["eval fid"].out
+    assert "samples: are the samples that were drawn last" in out
+    assert not re.search(r"^FID", out, re.M), "on random features it is no FID, and is not called so"
+    assert len(re.findall(r"for comparison, .*: [\d.e+]+ \(12 images\)", out)) == 2
+    assert {path.name for path in (world.path / "runs" / "toy" / "evals").iterdir()} == {
+        "reconstruction-toy-val.json"}
+    (result,) = (world.path / "evals").iterdir()
+    assert json.loads(result.read_text())["features"]["name"] == "random"
+
+
+def test_nothing_half_written_is_left(world: World) -> None:
+    assert [path for path in world.path.rglob("*") if ".tmp-" in path.name] == []
+
+
+def test_the_same_commands_again_change_nothing(world: World, fork: Server) -> None:
+    before = snapshot(world.path)
+    for words, said in ((["prepare", "toy", "--count", "60", "--resolution", "32", "--val-fraction", "0.2"], "already"),
+                        (["train-ae", *AUTOENCODER], "already trained"), (["encode", "--run", "runs/toy"], "key codes"),
+                        (["train-diffusion", *DIFFUSION], "already trained"),
+                        (["sample", "-n", "12", "--out", "samples"], "(12 were there already)"),
+                        (["eval", "reconstruction", "--metrics", "psnr,ssim"], "PSNR")):
+        done = fork(world.path, *words)
+        assert done.code == 0 and said in done.out, done
+    assert snapshot(world.path) == before
+
+
+def test_samples_depend_on_their_seeds_alone(world: World, fork: Server, tmp_path: Path) -> None:
+    run = str(world.path / "runs" / "toy-diffusion")
+    done = fork(tmp_path, "sample", "-n", "3", "--seed", "9", "--batch-size", "1", "--run", run, "--out", "few")
+    assert done.code == 0, done.err
+    for seed in (9, 10, 11):
+        drawn = tmp_path / "few" / f"{seed:06d}.png"
+        assert drawn.read_bytes() == (world.path / "samples" / drawn.name).read_bytes()
+
+
+# Words
+
+
+def test_installed_command() -> None:
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="brics")
+    assert entry.value == "bricscli.app:main"
+    script = Path(sys.executable).parent / "brics"
+    assert script.is_file(), "brics is not installed beside this Python"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"brics {bricscli.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["eval"], *COMMANDS], ids=lambda words: " ".join(words) or "brics")
+def test_help(words: list[str], fork: Server, tmp_path: Path) -> None:
+    done = fork(tmp_path, *words, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert "Usage: brics" in done.out
+    if words in COMMANDS:
+        assert "Example: brics " + " ".join(words) in " ".join(done.out.split())
+        options = re.findall(r"^│ [* ]*(--[a-z-]+)", done.out, re.M)
+        assert options and "--help" in options
+    else:
+        below = [command[-1] for command in COMMANDS if command[:-1] == words] or ["train-ae", "eval", "Exit codes"]
+        assert all(name in done.out for name in below)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_what_comes_without_words(fork: Server, tmp_path: Path) -> None:
+    for words in ([], ["eval"]):
+        done = fork(tmp_path, *words)
+        assert done.code in (0, 2) and "Usage: brics" in done.out + done.err
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert brics(tmp_path, "train-ae", "--help").code == 0
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 0.9, "0.2 s where nothing else runs; with torch it would be over a second more"
+
+
+# Wrong words, wrong data
+
+
+def make_photographs(folder: Path, good: int, bad: Sequence[str] = ()) -> None:
+    folder.mkdir(parents=True)
+    for i in range(good):
+        Image.new("RGB", (20, 20), (i, 99, 200 - i)).save(folder / f"{i:03d}.png")
+    for name in bad:
+        (folder / name).write_text("this is a text")
+
+
+@pytest.fixture(scope="module")
+def wrong(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the world with everything in it that can be got wrong."""
+    path = tmp_path_factory.mktemp("wrong") / "world"
+    shutil.copytree(world.path, path)
+    (path / "empty").mkdir()
+    make_photographs(path / "texts", 3, ["letter.jpg"])
+    make_photographs(path / "letters", 0, ["one.jpg", "two.png"])
+    make_photographs(path / "other", 2)
+    (path / "in-the-way").write_text("a file")
+    (path / "own").mkdir()
+    (path / "own" / "misspelt.yaml").write_text(
+        "extends: tiny/toy.yaml\ndecoder: {style_widht: 3}\ntraining: {imges: 2}\n")
+    (path / "own" / "broken.yaml").write_text("kind: [autoencoder\n")
+    recoded = path / "runs" / "recoded"
+    shutil.copytree(path / "runs" / "toy", recoded)
+    manifest = recoded / "codes" / "manifest.json"
+    digest = ShardSet.open(recoded / "codes").header["autoencoder"]["digest"]
+    manifest.write_text(manifest.read_text().replace(digest, "0" * 64))
+    changed = path / "runs" / "changed"
+    shutil.copytree(path / "runs" / "toy-diffusion", changed)
+    info = changed / "run.json"
+    info.write_text(info.read_text().replace(digest, "0" * 64))
+    damaged = path / "data" / "damaged"
+    shutil.copytree(path / "data" / "toy", damaged)
+    shard = damaged / "train-00000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1024])
+    return path
+
+
+TRAIN, DIFFUSE = ["train-ae", *AUTOENCODER], ["train-diffusion", *DIFFUSION]
+FOLDER = ["prepare", "folder", "--resolution", "16", "--from"]
+#: arguments; exit code; words of the line on stderr
+WRONG: list[tuple[list[str], int, str]] = [
+    ([*FOLDER, "nowhere"], 3, "nowhere: "),
+    ([*FOLDER, "empty"], 3, "empty: "),
+    ([*FOLDER, "in-the-way"], 3, "in-the-way: "),
+    ([*FOLDER, "texts"], 3, "texts: 1 of 4 image files cannot be read.*letter.jpg"),
+    ([*FOLDER, "letters"], 3, "none of its 2 image files can be read: one.jpg"),
+    ([*FOLDER, "other", "--out", "in-the-way"], 3, "in-the-way: "),
+    ([*FOLDER, "other", "--out", "in-the-way/deep"], 3, "in-the-way/deep: cannot be written"),
+    ([*FOLDER, "other", "--out", "READ-ONLY/data"], 3, "READ-ONLY/data: cannot be written"),
+    ([*FOLDER, "other", "--out", "data/toy"], 3, "data/toy: holds another data set"),
+    ([*FOLDER, "other", "--out", "texts"], 3, "texts: holds other files"),
+    (["prepare", "folder", "--from", "other"], 2, "--resolution: is missing"),
+    (["prepare", "folder", "--resolution", "16"], 2, "--from: is missing"),
+    (["prepare", "photographs"], 2, "`photographs` is unknown. There are: toy, folder"),
+    (["prepare", "toy", "--from", "other"], 2, "--from: "),
+    (["prepare", "toy", "--out", "new", "--resolution", "4"], 2, "--resolution: 4 is out of range"),
+    (["prepare", "toy", "--out", "new", "--val-fraction", "1"], 2, "--val-fraction: "),
+    (["prepare", "toy", "--out", "new", "--count", "1"], 2, "--count: "),
+    (["prepare", "toy", "--out", "new", "--workers", "0"], 2, "--workers: "),
+    (["prepare", "toy", "--out", "data/toy"], 3, "data/toy: holds another data set"),
+    (["train-ae", "--recipe", "own/misspelt.yaml"], 2, "own/misspelt.yaml.*style_widht.*Did you mean `style_width`"),
+    (["train-ae", "--recipe", "own/broken.yaml"], 2, "own/broken.yaml:"),
+    (["train-ae", "--recipe", "tiny/toi.yaml"], 2, "toi.yaml.*toy"),
+    (["train-ae", "--recipe", "tiny/toy-diffusion.yaml"], 2, "is a recipe for a diffusion model"),
+    (["train-diffusion", "--recipe", "tiny/toy.yaml"], 2, "is a recipe for an autoencoder"),
+    ([*TRAIN, "--set", "training.learning_rat=1"], 2, "Did you mean `(training.)?learning_rate`"),
+    ([*TRAIN, "--set", "training.batch_size=0"], 2, "training.batch_size"),
+    ([*TRAIN, "--set", "training.seed=1"], 2, "training.seed: 0 -> 1"),
+    ([*TRAIN, "--data", "nowhere", "--run", "new"], 3, "nowhere: no prepared data set"),
+    ([*TRAIN, "--data", "empty", "--run", "new"], 3, "empty: no prepared data set"),
+    ([*TRAIN, "--data", "other", "--run", "new"], 3, "other: no prepared data set"),
+    ([*TRAIN, "--data", "data/damaged", "--run", "new"], 3, "train-00000.tar: truncated"),
+    ([*TRAIN, "--data", "runs/toy/codes", "--run", "new"], 3, "holds key_codes"),
+    ([*TRAIN, "--run", "in-the-way"], 3, "in-the-way: "),
+    ([*TRAIN, "--run", "in-the-way/deep"], 3, "in-the-way.*: cannot be written"),
+    ([*TRAIN, "--run", "READ-ONLY/run"], 3, "READ-ONLY.*: cannot be written"),
+    ([*TRAIN, "--run", "texts"], 3, "texts: "),
+    ([*TRAIN, "--run", "new", "--device", "tpu"], 2, "--device: `tpu` is unknown"),
+    ([*TRAIN, "--run", "new", "--device", "cuda:99"], 2, "--device: there is no `cuda:99`"),
+    ([*TRAIN, "--run", "new", "--set", "losses.perceptual=5"], 3,
+     "vgg16-397923af.pth: missing.*no-weights.*no-torch.*download.pytorch.org"),
+    (["train-ae", "--recipe", "church64x4.yaml", "--data", "data/toy", "--run", "new"], 3, "images of 32 pixels"),
+    (["encode", "--run", "runs/toi"], 3, "runs/toi: no such run. There are: .*toy"),
+    (["encode", "--run", "empty"], 3, "empty: is not a run"),
+    (["encode", "--run", "runs/toy-diffusion"], 4, "is the run of a diffusion model"),
+    (["encode", "--run", "runs/toy", "--data", "nowhere"], 3, "nowhere: no prepared data set"),
+    (["encode", "--run", "runs/toy", "--checkpoint", "ffffffffffff"], 3, "no checkpoint ffffffffffff"),
+    (["encode", "--run", "runs/toy", "--device", "gpu"], 2, "--device: `gpu` is unknown"),
+    ([*DIFFUSE, "--run", "new", "--autoencoder", "nowhere"], 3, "nowhere: no such run"),
+    ([*DIFFUSE, "--run", "new", "--autoencoder", "runs/toy-diffusion"], 4, "is the run of a diffusion model"),
+    ([*DIFFUSE, "--run", "new", "--autoencoder", "runs/recoded"], 4,
+     "was encoded by checkpoint 00000000, but .*brics encode"),
+    ([*DIFFUSE, "--run", "in-the-way/deep"], 3, "in-the-way.*: cannot be written"),
+    ([*DIFFUSE, "--run", "READ-ONLY/run"], 3, "READ-ONLY.*: cannot be written"),
+    ([*DIFFUSE, "--run", "runs/toy"], 2, "was made with another recipe"),
+    ([*DIFFUSE, "--set", "schedule.start=0.5", "--set", "schedule.end=0.1"], 2, "schedule.end: 0.1 is not above"),
+    (["sample", "-n", "0"], 2, "-n: 0 is too small"),
+    (["sample", "-n", "1", "--steps", "-1"], 2, "--steps: -1 is too small"),
+    (["sample", "-n", "1", "--seed", "-1"], 2, "--seed: "),
+    (["sample", "-n", "1", "--sampler", "euler"], 2, "`euler` is unknown. There are: ddim, dpmpp_2m"),
+    (["sample", "-n", "1", "--run", "runs/toy"], 4, "is the run of an? autoencoder"),
+    (["sample", "-n", "1", "--run", "runs/changed"], 4, "is autoencoder .*, but the run was trained with 00000000"),
+    (["sample", "-n", "1", "--run", "nowhere"], 3, "nowhere: no such run"),
+    (["sample", "-n", "1", "--out", "in-the-way"], 3, "in-the-way: "),
+    (["sample", "-n", "1", "--out", "in-the-way/deep"], 3, "in-the-way/deep: "),
+    (["sample", "-n", "1", "--out", "READ-ONLY/samples"], 3, "READ-ONLY/samples: cannot be written"),
+    (["sample", "-n", "1", "--out", "other"], 3, "other: holds images that brics did not draw"),
+    (["sample", "-n", "1", "--out", "samples", "--steps", "5"], 3, "samples: holds images .* drawn in another way"),
+    (["sample", "-n", "1", "--device", "tpu"], 2, "--device: `tpu` is unknown"),
+    (["eval", "reconstruction"], 3, "alexnet-owt-7be5be79.pth: missing.*no-weights.*no-torch.*download.pytorch.org"),
+    (["eval", "reconstruction", "--metrics", "psnr,sim"], 2, "`sim` is unknown. Did you mean `ssim`"),
+    (["eval", "reconstruction", "--metrics", "psnr", "--run", "nowhere"], 3, "nowhere: no such run"),
+    (["eval", "reconstruction", "--metrics", "psnr", "--run", "runs/toy-diffusion"], 4, "run of a diffusion model"),
+    (["eval", "reconstruction", "--metrics", "psnr", "--ref", "nowhere"], 3, "nowhere: neither a folder nor"),
+    (["eval", "reconstruction", "--metrics", "psnr", "--ref", "other"], 3, "other: images are 20x20, toy needs 32x32"),
+    (["eval", "reconstruction", "--metrics", "psnr", "--split", "vla"], 3, "no split `vla`; there is train, val"),
+    (["eval", "reconstruction", "--metrics", "psnr", "--out", "in-the-way/deep"], 3, "in-the-way/deep"),
+    (["eval", "fid", "--ref", "toy"], 3, "inception-2015-12-05.pt: missing.*no-weights.*https://"),
+    (["eval", "fid", "--ref", "toy", "--features", "dino"], 2, "`dino` is unknown"),
+    (["eval", "fid", "--ref", "nowhere", "--features", "random"], 3, "nowhere: neither a folder nor"),
+    (["eval", "fid", "--ref", "empty", "--features", "random"], 3, "empty: holds no images"),
+    (["eval", "fid", "--ref", "letters", "--features", "random"], 3, "letters/one.jpg: "),
+    (["eval", "fid", "--ref", "other", "--features", "random"], 3, "samples: images are 32x32, those of other 20x20"),
+    (["eval", "fid", "--ref", "toy", "--features", "random", "--samples", "nowhere"], 3, "nowhere: "),
+    (["eval", "fid", "--ref", "toy", "--features", "random", "--out", "in-the-way/deep"], 3, "in-the-way/deep"),
+    (["eval", "fid", "--ref", "toy", "--features", "random", "--anchors", "nowhere"], 3, "nowhere: no such run"),
+    (["demo", "--out", "in-the-way"], 3, "in-the-way: "),
+    (["demo", "--out", "READ-ONLY/demo"], 3, "READ-ONLY/demo: cannot be written"),
+    (["demo", "--out", "new", "--device", "tpu"], 2, "--device: `tpu` is unknown"),
+]
+
+
+def read_only_folder(root: Path) -> Path:
+    """A folder in which this user can make nothing. Permissions do not stop root: for root it is the kernel's."""
+    if os.geteuid() == 0:
+        return Path("/proc/sys")
+    folder = root / "read-only"
+    if not folder.exists():
+        folder.mkdir()
+        folder.chmod(0o555)
+    return folder
+
+
+@pytest.mark.parametrize(("words", "code", "says"), WRONG,
+                         ids=[" ".join(words).replace(" ".join(AUTOENCODER), "...").replace(" ".join(DIFFUSION), "...")
+                              for words, _, _ in WRONG])
+def test_wrong_calls(words: list[str], code: int, says: str, wrong: Path, fork: Server) -> None:
+    """One clear line, the right exit code, and nothing that was not there before."""
+    if any("READ-ONLY" in word for word in words):
+        place = str(read_only_folder(wrong))
+        words, says = [word.replace("READ-ONLY", place) for word in words], says.replace("READ-ONLY", re.escape(place))
+    before = snapshot(wrong)
+    done = fork(wrong, *words)
+    assert "Traceback" not in done.err, done.err
+    assert done.code == code, done
+    lines = [line for line in done.err.splitlines() if not re.match(r"[a-z ]+: \d+ of \d+ \w+, ", line)]  # progress
+    lines = [line for line in lines if not line.startswith("brics: warning: ")]
+    assert lines and all(line.startswith("brics: ") for line in lines), done.err
+    assert re.search(says, done.err), done.err
+    assert len(lines) == 1 or code == 2, "only a recipe may have several problems"
+    assert lines[-1].endswith((".", "?")), "a sentence that says what to do"
+    after = snapshot(wrong)
+    assert {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)} == set()
+
+
+@pytest.mark.parametrize("words", [
+    ["trian-ae"], ["train-ae"], ["train-ae", "--recipe", "tiny/toy.yaml", "--sett", "a=1"], ["sample", "-n", "many"],
+    ["encode", "--run", "runs/toy", "--batch-size", "0"], [*TRAIN, "--save-every", "-1"], ["eval", "fid"]],
+    ids=" ".join)
+def test_words_that_are_not_words(words: list[str], wrong: Path, fork: Server) -> None:
+    """What typer itself refuses: exit code 2 and its usage, no traceback."""
+    before = snapshot(wrong)
+    done = fork(wrong, *words)
+    assert done.code == 2 and "Traceback" not in done.err
+    assert "Usage: brics" in done.err and "Error" in done.err
+    assert snapshot(wrong) == before
+
+
+def test_all_problems_of_a_recipe_at_once(wrong: Path, fork: Server) -> None:
+    done = fork(wrong, "train-ae", "--recipe", "own/misspelt.yaml")
+    assert done.code == 2 and len(done.err.splitlines()) == 2
+    assert "style_width" in done.err and "`images`" in done.err
+
+
+@pytest.mark.parametrize("words", [TRAIN, DIFFUSE], ids=["train-ae", "train-diffusion"])
+def test_a_dry_run_tells_and_leaves_nothing(words: list[str], world: World, fork: Server, tmp_path: Path) -> None:
+    before = snapshot(world.path)
+    done = fork(world.path, *words, "--run", "new", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert f"images: {240 if words is TRAIN else 256}" in done.out
+    assert re.search(r"(encoder|denoiser) +\d+\.\d\d M parameters", done.out)
+    assert "48 train, 12 val" in done.out and "train-00000.tar  48 samples" in done.out
+    assert snapshot(world.path) == before
+    elsewhere = fork(tmp_path, *words, "--dry-run")
+    assert elsewhere.code == 0 and "no prepared data set" in elsewhere.out and list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_of_the_paper_dry(fork: Server, tmp_path: Path) -> None:
+    done = fork(tmp_path, "train-ae", "--recipe", "church64x4.yaml", "--dry-run")
+    assert done.code == 0
+    assert "18.63 M of them in grid entries" in done.out and re.search(r"decoder +9\.96 M parameters", done.out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_files_do_not_drive_the_terminal(fork: Server, tmp_path: Path) -> None:
+    done = fork(tmp_path, "prepare", "folder", "--resolution", "16", "--from", "a\x1b[2Jb")
+    assert done.code == 3 and "\x1b" not in done.err and "a\\x1b[2Jb" in done.err
+
+
+def test_weights_that_are_not_what_they_claim(world: World, fork: Server, tmp_path: Path) -> None:
+    (tmp_path / "alexnet-owt-7be5be79.pth").write_bytes(b"something else")
+    done = fork(world.path, "eval", "reconstruction", "--metrics", "lpips", BRICS_WEIGHTS=str(tmp_path))
+    assert done.code == 3 and "SHA-256 begins" in done.err and len(done.err.splitlines()) == 1
+
+
+# Stopping
+
+
+def test_stopped_and_started_again(world: World, tmp_path: Path) -> None:
+    """SIGTERM, then Ctrl-C, then to the end: the bytes of the run that was never stopped."""
+    data = str(world.path / "data" / "toy")
+    words = ["train-ae", *AUTOENCODER, "--run", "stopped", "--data", data, "--save-every", "0"]
+    checkpoints = tmp_path / "stopped" / "checkpoints"
+    reached = 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen([sys.executable, "-m", "bricscli", *words], cwd=tmp_path, env=environment(tmp_path),
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while len(steps_of(checkpoints)) == 0 or max(steps_of(checkpoints)) <= reached:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, (out, err)
+        lines = [line for line in err.splitlines() if line.startswith("brics: ")]
+        assert len(lines) == 1 and "Traceback" not in err
+        reached = max(steps_of(checkpoints))
+        assert lines[0] == (f"brics: stopped: stopped and saved after {8 * reached} of 240 images. "
+                            "The same command again goes on from there.")
+    done = brics(tmp_path, *words)
+    assert done.code == 0 and f"goes on after {8 * reached} images" in done.out, done.err
+    whole, stopped = world.path / "runs" / "toy", tmp_path / "stopped"
+    for name in ("checkpoints/step-0000030/weights.safetensors", "checkpoints/step-0000030/training.safetensors",
+                 "metrics.jsonl", "sheets/000000240.png", "recipe.yaml"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def steps_of(checkpoints: Path) -> set[int]:
+    with contextlib.suppress(FileNotFoundError):
+        return {int(path.name.removeprefix("step-")) for path in list_checkpoints(checkpoints)}
+    return set()
+
+
+def test_a_run_in_use_is_left_alone(world: World, fork: Server, tmp_path: Path) -> None:
+    """The second of two processes in one run ends at once and names the first."""
+    words = ["train-ae", *AUTOENCODER, "--run", "used", "--data", str(world.path / "data" / "toy"), "--save-every", "0"]
+    first = subprocess.Popen([sys.executable, "-m", "bricscli", *words], cwd=tmp_path, env=environment(tmp_path),
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not steps_of(tmp_path / "used" / "checkpoints"):
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)
+        done = fork(tmp_path, *words)
+        assert done.code == 1, done
+        assert re.fullmatch(rf"brics: used: is in use by process {first.pid} on .*\n", done.err)
+    finally:
+        first.kill()
+        first.wait(30)
