@@ -63,9 +63,9 @@ def draw(seed: int, index: int, resolution: int) -> Image.Image:
         _tree(canvas, dice, dice.between(0.05, 0.95), horizon + 0.02, dice.between(0.14, 0.24))
     roof = dice.pick(ROOFS)
     site = Site(
-        x=dice.between(0.32, 0.68),
-        foot=horizon + dice.between(0.03, 0.10),
-        size=dice.between(0.78, 1.15),
+        x=dice.between(0.36, 0.64),
+        foot=horizon + dice.between(0.06, 0.13),
+        size=dice.between(1.05, 1.40),
         wall=dice.pick(WALLS),
         roof=SNOW if canvas.snowy else roof,
     )
