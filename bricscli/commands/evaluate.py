@@ -102,9 +102,10 @@ def fid(
         say(f"{folder}: are the samples that were drawn last; using them.")
     images = open_folder(folder)
     files.check_writable(out or folder.parent / "evals")
+    compared = decode_anchors(anchors, images.used(limit), place) if anchors else {}
     result = evaluate_frechet(images, reference, extractor, limit=limit)
     say("\n".join([*describe_result(result),
                    f"written to {save_result(result, out or folder.parent / 'evals')}"]))
-    for name, anchor in decode_anchors(anchors, images.used(limit), place).items() if anchors else ():
+    for name, anchor in compared.items():
         value = next(iter(evaluate_frechet(anchor, reference, extractor)["metrics"].values()))["value"]
         say(f"  for comparison, {name}: {value:.4g} ({anchor.count} images)")

@@ -24,7 +24,7 @@ SOURCES: dict[str, Source] = {
         title="Toy churches",
         description="Small churches under changing skies, drawn by the program: nothing is downloaded.",
         count=4096,
-        resolution=64,
+        resolution=32,
     ),
     "folder": Source(
         title="A folder of images",

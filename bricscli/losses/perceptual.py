@@ -42,7 +42,7 @@ class PerceptualLoss(nn.Module):
     std: Tensor
 
     def __init__(
-        self, network: Literal["vgg16", "squeezenet1_1"] = "vgg16", state: Mapping[str, Tensor] | None = None
+        self, network: Literal["vgg16", "squeezenet1_1"], state: Mapping[str, Tensor] | None
     ) -> None:
         super().__init__()
         self.network = network

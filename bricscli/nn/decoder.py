@@ -29,7 +29,8 @@ class ModulatedConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.gain = 1 / math.sqrt(inputs * kernel**2)
         self.style = ScaledLinear(style_width, inputs, bias=1.0)
-        self.up, self.demodulate, self.padding, self.output_gain = up, demodulate, kernel // 2, output_gain
+        self.up, self.demodulate, self.padding = up, demodulate, kernel // 2
+        self.output_gain = output_gain  #: on the demodulated output
         self.fir: Tensor
         self.register_buffer("fir", fir_kernel(), persistent=False)
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from bricscli.errors import RecipeError
 from bricscli.recipe.specs import (
     AutoencoderLossSpec,
     AutoencoderTrainingSpec,
@@ -85,10 +86,22 @@ class DiffusionRecipe(Spec):
     training: DiffusionTrainingSpec
 
     @model_validator(mode="after")
-    def check_schedule(self) -> "DiffusionRecipe":
+    def check_values(self) -> "DiffusionRecipe":
+        problems = []
         if self.schedule.end <= self.schedule.start:
-            raise ValueError(f"schedule.end: {self.schedule.end} is not above schedule.start {self.schedule.start}")
+            problems.append(f"schedule.end: {self.schedule.end} is not above schedule.start {self.schedule.start}")
+        if self.denoiser.channels % 2:
+            problems.append(f"denoiser.channels: {self.denoiser.channels} is odd; half of them are sines, half cosines")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
+
+    def check_code_size(self, size: int) -> None:
+        """Raises RecipeError unless the denoiser can halve key codes of `size` pixels as often as it wants to."""
+        halvings = len(self.denoiser.multipliers) - 1
+        if size % 2**halvings:
+            raise RecipeError(f"denoiser.multipliers: {halvings + 1} entries halve the key code {halvings} times, and "
+                              f"{size} cannot be. Use at most {(size & -size).bit_length()} entries.")
 
 
 Recipe = AutoencoderRecipe | DiffusionRecipe

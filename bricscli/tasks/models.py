@@ -96,9 +96,9 @@ def recipe_of(run: RunDirectory, kind: type[R]) -> R:
     """The run's recipe, which must be of that kind. Raises MismatchError if it is of the other."""
     recipe = run.recipe
     if not isinstance(recipe, kind):
-        wanted, found = ("autoencoder", "diffusion model") if kind is AutoencoderRecipe else (
-            "diffusion model", "autoencoder")
-        raise MismatchError(f"{run.path}: is the run of a {found}, not of a {wanted}. Choose another run.")
+        wanted, found = ("an autoencoder", "a diffusion model") if kind is AutoencoderRecipe else (
+            "a diffusion model", "an autoencoder")
+        raise MismatchError(f"{run.path}: is the run of {found}, not of {wanted}. Choose another run.")
     return recipe
 
 

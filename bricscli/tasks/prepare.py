@@ -67,7 +67,7 @@ class Prepared:
 def prepare_toy(
     out: Path,
     *,
-    resolution: int = 64,
+    resolution: int = 32,
     count: int = 4096,
     seed: int = 0,
     val_fraction: float = 0.05,

@@ -127,9 +127,12 @@ def reconstruct_uint8(model: torch.nn.Module, images: Tensor, device: torch.devi
 
 def compare_sheet(real: Tensor, fake: Tensor, columns: int = 8) -> np.ndarray:
     """Rows of originals, each above the row of its reconstructions: uint8 `(3, H', W')`."""
+    columns = min(columns, len(real))
+    blank = torch.full_like(real[:1], 255).expand(-len(real) % columns, -1, -1, -1)  # fills the last row
+    real, fake = torch.cat([real, blank]), torch.cat([fake, blank])
     rows = [part for start in range(0, len(real), columns)
             for part in (real[start:start + columns], fake[start:start + columns])]
-    return sheet(torch.cat(rows).numpy(), min(columns, len(real)))
+    return sheet(torch.cat(rows).numpy(), columns)
 
 
 def encoded_checkpoints(run: RunDirectory) -> list[Path]:

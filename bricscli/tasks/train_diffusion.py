@@ -44,6 +44,7 @@ def train_denoiser(
     """
     autoencoder_run = RunDirectory.open(autoencoder_path)
     autoencoder = load_autoencoder(autoencoder_run, device, checkpoint)
+    recipe.check_code_size(autoencoder.recipe.code_size)
     codes = open_codes(autoencoder_run, autoencoder)
     run = RunDirectory.create(run_path, recipe, {
         "kind": recipe.kind, "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest},
@@ -82,6 +83,7 @@ def describe_plan(recipe: DiffusionRecipe, autoencoder_path: Path) -> list[str]:
     autoencoder = recipe_of(run, AutoencoderRecipe) if run.recipe_path.exists() else load_recipe(
         recipe.autoencoder, kind="autoencoder")
     assert isinstance(autoencoder, AutoencoderRecipe)
+    recipe.check_code_size(autoencoder.code_size)
     model = build_denoiser(recipe, autoencoder.bottleneck.channels, autoencoder.code_size)
     size = f"{autoencoder.code_size}x{autoencoder.code_size}x{autoencoder.bottleneck.channels}"
     return [f"denoiser      {count_parameters(model) / 1e6:8.2f} M parameters, on key codes of {size}",

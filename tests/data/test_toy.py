@@ -56,7 +56,7 @@ def test_churches_stand_anywhere_in_any_size_and_material(monkeypatch: pytest.Mo
         toy.draw(0, index, 8)
     assert {site.wall for site in sites} == set(toy.WALLS) and {site.roof for site in sites} == {*toy.ROOFS, toy.SNOW}
     for values, spread in (
-        ([site.x for site in sites], 0.3),
+        ([site.x for site in sites], 0.25),
         ([site.foot for site in sites], 0.15),
         ([site.size for site in sites], 0.3),
     ):

@@ -63,7 +63,7 @@ def vgg_layers() -> nn.Sequential:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_reach_the_first_argument_only(name: Name) -> None:
     torch.manual_seed(0)
-    loss = PerceptualLoss(name)
+    loss = PerceptualLoss(name, None)
     fake, real = images(1).requires_grad_(), images(2).requires_grad_()
     loss(fake, real).backward()
     assert fake.grad is not None
@@ -74,7 +74,7 @@ def test_gradients_reach_the_first_argument_only(name: Name) -> None:
 
 def test_gradient_is_that_of_the_value() -> None:
     torch.manual_seed(0)
-    loss = PerceptualLoss("squeezenet1_1").double()
+    loss = PerceptualLoss("squeezenet1_1", None).double()
     fake, real = images(1).double().requires_grad_(), images(2).double()
     loss(fake, real).backward()
     direction = images(3).double()
@@ -86,7 +86,7 @@ def test_gradient_is_that_of_the_value() -> None:
 
 def test_equal_images_have_no_loss_and_batches_are_averaged() -> None:
     torch.manual_seed(0)
-    loss = PerceptualLoss("squeezenet1_1")
+    loss = PerceptualLoss("squeezenet1_1", None)
     a, b = images(1), images(2)
     assert loss(a, a) == 0
     torch.testing.assert_close(loss(a, b), (loss(a[:1], b[:1]) + loss(a[1:], b[1:])) / 2)

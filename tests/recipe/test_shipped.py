@@ -2,7 +2,9 @@
 
 import pytest
 
+from bricscli.errors import RecipeError
 from bricscli.recipe.load import dump_recipe, list_recipes, load_recipe, parse_recipe
+from bricscli.recipe.recipes import DiffusionRecipe
 
 COMPLETE = [name for name in list_recipes() if not name.startswith("base/")]
 
@@ -16,3 +18,21 @@ def test_loads_and_survives_writing(name: str) -> None:
     recipe = load_recipe(name)
     assert parse_recipe(dump_recipe(recipe), name) == recipe
     assert recipe.description
+
+
+@pytest.mark.parametrize(("override", "says"), [
+    ("denoiser.channels=33", "denoiser.channels: 33 is odd"),
+    ("schedule.end=0.1", "schedule.end: 0.1 is not above schedule.start 0.2"),
+])
+def test_values_that_make_no_denoiser_are_refused(override: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        load_recipe("church64x4-diffusion.yaml", [override])
+
+
+def test_a_denoiser_cannot_halve_a_code_more_often_than_it_goes() -> None:
+    recipe = load_recipe("church64x4-diffusion.yaml")
+    assert isinstance(recipe, DiffusionRecipe)
+    recipe.check_code_size(64)
+    recipe.check_code_size(8)
+    with pytest.raises(RecipeError, match="Use at most 3 entries"):
+        recipe.check_code_size(4)

@@ -304,9 +304,9 @@ def test_progress_sees_every_image(photos: Path, tmp_path: Path) -> None:
             yield item
 
     prepare_folder(tmp_path / "set", folder=photos, resolution=8, progress=progress)
-    assert seen == [(12, "reading", "image")] * 12
+    assert seen == [(12, "reading", "images")] * 12
     prepare_folder(tmp_path / "set", folder=photos, resolution=8, progress=progress)
-    assert seen[12:] == [(12, "comparing", "file")] * 12
+    assert seen[12:] == [(12, "comparing", "files")] * 12
 
 
 @pytest.mark.parametrize("what", [KeyboardInterrupt, BricsError])
