@@ -43,7 +43,7 @@ from bricscli.tasks.train_ae import reconstruct_uint8, train_autoencoder
 from bricscli.tasks.train_diffusion import train_denoiser
 
 AUTOENCODER_RECIPE, DIFFUSION_RECIPE = "tiny/toy.yaml", "tiny/toy-diffusion.yaml"
-SAMPLES, SHOWN, NEIGHBOURS, IMAGES = 128, 48, 16, 4096
+SAMPLES, SHOWN, NEIGHBOURS, IMAGES = 128, 49, 14, 4096
 
 SAMPLES_NAME, RECONSTRUCTED, SHUFFLED = "samples", "reconstructions of train images", "shuffled key codes"
 
@@ -152,7 +152,7 @@ def _distance_rows(distances: dict[str, dict[str, Any]]) -> list[Number]:
 def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) -> list[Sheet]:
     """Originals beside reconstructions; samples beside the training images nearest to them."""
     autoencoder, shards = load_autoencoder(run, device), ShardSet.open(data)
-    val = torch.from_numpy(next(in_order(shards.split("val"), decode_image, "png", 24)))
+    val = torch.from_numpy(next(in_order(shards.split("val"), decode_image, "png", 21)))
     drawn = open_folder(samples)
     shown = np.stack([drawn.read(i) for i in range(SHOWN)])
     nearest = _nearest(shown[:NEIGHBOURS], shards)
