@@ -5,12 +5,13 @@ Commands import what they need in their bodies, so that `--help` never waits for
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import typer
 
 from bricscli import __version__
-from bricscli.commands import demo, encode, evaluate, prepare, sample, train_ae, train_diffusion
+from bricscli.commands import demo, encode, evaluate, options, prepare, sample, train_ae, train_diffusion
 from bricscli.errors import BricsError
 
 app = typer.Typer(
@@ -25,12 +26,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("demo")(demo.demo)
-app.command("prepare")(prepare.prepare)
-app.command("train-ae")(train_ae.train_ae)
-app.command("encode")(encode.encode)
-app.command("train-diffusion")(train_diffusion.train_diffusion)
-app.command("sample")(sample.sample)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo,
+    "prepare": prepare.prepare,
+    "train-ae": train_ae.train_ae,
+    "encode": encode.encode,
+    "train-diffusion": train_diffusion.train_diffusion,
+    "sample": sample.sample,
+}
+for name, command in COMMANDS.items():
+    app.command(name, help=options.manual(command))(command)
 app.add_typer(evaluate.app, name="eval")
 
 
@@ -41,7 +46,7 @@ def _show_version(asked: bool) -> None:
 
 
 @app.callback()
-def options(
+def brics(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Options of `brics` itself."""
@@ -59,7 +64,7 @@ def main() -> None:
             print(f"brics: {escape(line)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("brics: interrupted. Nothing half-written was left; the same command begins again.", file=sys.stderr)
+        print("brics: interrupted; nothing half-written was left. Run the same command again.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)

@@ -1,5 +1,7 @@
 """The only place where a spec becomes a module."""
 
+from typing import Any
+
 from torch import nn
 
 from bricscli.diffusion.schedule import ChenCosine
@@ -11,16 +13,16 @@ from bricscli.nn.encoder import Encoder
 from bricscli.nn.feature_grid import FeatureGrid
 from bricscli.nn.unet import UNet
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.recipe.specs import Spec
 
 
 def build_autoencoder(recipe: AutoencoderRecipe) -> Autoencoder:
     """Random weights, drawn from torch's global generator."""
-    encoder, grid = recipe.encoder, recipe.retrieval
     return Autoencoder(
-        Encoder(**encoder.model_dump(), outputs=recipe.bottleneck.channels),
+        Encoder(**recipe.encoder.model_dump(), outputs=recipe.bottleneck.channels),
         KeyCode(),
-        FeatureGrid(groups=recipe.groups, **grid.model_dump(exclude={"kind"})),
-        StyleDecoder(inputs=grid.channels, **recipe.decoder.model_dump(exclude={"kind"})),
+        FeatureGrid(groups=recipe.groups, **_arguments(recipe.retrieval)),
+        StyleDecoder(inputs=recipe.retrieval.channels, **_arguments(recipe.decoder)),
         relaxed=recipe.bottleneck.noise,
     )
 
@@ -32,12 +34,17 @@ def build_discriminator(recipe: AutoencoderRecipe) -> Discriminator:
 
 def build_denoiser(recipe: DiffusionRecipe, channels: int, size: int) -> UNet:
     """A denoiser for key codes of `channels` x `size` x `size`."""
-    return UNet(inputs=channels, size=size, **recipe.denoiser.model_dump(exclude={"kind"}))
+    return UNet(inputs=channels, size=size, **_arguments(recipe.denoiser))
 
 
 def build_schedule(recipe: DiffusionRecipe) -> ChenCosine:
     """The schedule that the denoiser is trained with."""
-    return ChenCosine(**recipe.schedule.model_dump(exclude={"kind"}))
+    return ChenCosine(**_arguments(recipe.schedule))
+
+
+def _arguments(spec: Spec) -> dict[str, Any]:
+    """A spec's fields but its kind: the keyword arguments of its module."""
+    return spec.model_dump(exclude={"kind"})
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,12 +1,16 @@
 """Where a run happens: device, and random numbers that depend on nothing but a seed and a position."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from bricscli.errors import RecipeError
+
+#: Rows per forward pass of `in_passes`.
+PASS_WIDTH = {"cpu": 8, "cuda": 32}
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -40,9 +44,9 @@ def generator_for(seed: int, *position: int | str) -> torch.Generator:
 
 
 @contextmanager
-def deterministic_algorithms() -> Iterator[None]:
-    """Ask torch for repeatable kernels on the CPU; CUDA is left at its fastest."""
-    if torch.cuda.is_available():
+def deterministic_algorithms(device: torch.device) -> Iterator[None]:
+    """Asks torch for repeatable kernels where the run is on the CPU; CUDA is left at its fastest."""
+    if device.type != "cpu":
         yield
         return
     before = torch.are_deterministic_algorithms_enabled()
@@ -51,3 +55,18 @@ def deterministic_algorithms() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def in_passes(function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:
+    """Applies `function` on `device`, without gradients, to passes of one fixed width; the result is on the CPU.
+
+    Kernels round differently at different widths. With one width, the last pass padded by copies of its first row, a
+    row's result depends on that row alone, whatever is computed beside it.
+    """
+    width = PASS_WIDTH[device.type]
+    outputs = []
+    with torch.no_grad(), deterministic_algorithms(device):
+        for part in inputs.split(width):
+            padded = torch.cat([part, part[:1].expand(width - len(part), *part.shape[1:])])
+            outputs.append(function(padded.to(device))[: len(part)].cpu())
+    return torch.cat(outputs)

@@ -13,7 +13,6 @@ def encode(
     data: Annotated[Path | None, typer.Option(metavar="DATA", help="The prepared data set (default: the one it was "
                                                                    "trained on, under data/).")] = None,
     checkpoint: options.Checkpoint = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
     device: options.Device = "auto",
 ) -> None:
     """Encode every image of a data set into its key code, for train-diffusion.
@@ -25,11 +24,12 @@ def encode(
     from bricscli.run.directory import RunDirectory
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
+    from bricscli.tasks.datasets import trained_data
     from bricscli.tasks.encode import encode as run_encode
 
     directory = RunDirectory.open(run)
-    codes = run_encode(directory, data or options.DATA_ROOT / directory.info["data"]["name"],
-                       device=choose_device(device), checkpoint=checkpoint, batch_size=batch_size)
+    codes = run_encode(directory, data or trained_data(directory, options.DATA_ROOT), device=choose_device(device),
+                       checkpoint=checkpoint)
     shape = "x".join(map(str, [*codes.header["shape"][1:], codes.header["shape"][0]]))
     say(f"{codes.path}: {', '.join(f'{n} {split}' for split, n in codes.splits.items())} key codes of {shape}, by "
         f"autoencoder {codes.header['autoencoder']['digest'][:8]}.")

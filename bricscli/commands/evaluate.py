@@ -10,20 +10,20 @@ from bricscli.commands import options
 app = typer.Typer(help="Measure reconstructions and samples; results also go into JSON files with their protocol.",
                   no_args_is_help=True)
 
-Split = Annotated[str, typer.Option(help="Which part of a prepared REF: train, val or all.")]
+Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: val for "
+                                               "reconstruction, all for fid).")]
 Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, chosen at random "
                                                                          "once and for all.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: RUN/evals, or evals "
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run, or "
                                                               "beside the samples).")]
 
 
-@app.command()
 def reconstruction(
     run: Annotated[Path | None, typer.Option(metavar="RUN", help="The autoencoder's run (default: the one under runs/ "
                                                                  "that was trained last).")] = None,
     ref: Annotated[str | None, typer.Option(metavar="REF", help="A prepared data set, by path, name or a part of its "
                                             "name, or a folder of images (default: the one trained on).")] = None,
-    split: Split = "val",
+    split: Split = None,
     metrics: Annotated[str, typer.Option(help="Some of psnr, ssim, lpips, separated by commas.")] = "psnr,ssim,lpips",
     limit: Limit = None,
     checkpoint: options.Checkpoint = None,
@@ -42,6 +42,7 @@ def reconstruction(
     from bricscli.run.directory import RunDirectory, newest_run
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
+    from bricscli.tasks.datasets import trained_data
     from bricscli.tasks.eval import choose_metrics, describe_result, evaluate_reconstruction, load_measures, save_result
     from bricscli.tasks.models import load_autoencoder
 
@@ -52,20 +53,19 @@ def reconstruction(
     files.check_writable(out or directory.evals)
     measures = load_measures(chosen, place)
     autoencoder = load_autoencoder(directory, place, checkpoint)
-    images = find_images(ref or options.DATA_ROOT / directory.info["data"]["name"], split)
+    images = find_images(ref or trained_data(directory, options.DATA_ROOT), split, default="val")
     autoencoder.check_resolution(images.shape, images.name)
     result = evaluate_reconstruction(autoencoder.model, images, measures, autoencoder=autoencoder.digest, device=place,
                                      limit=limit)
     say("\n".join([*describe_result(result), f"written to {save_result(result, out or directory.evals)}"]))
 
 
-@app.command()
 def fid(
     ref: Annotated[str, typer.Option(metavar="REF", help="What the samples are compared with: a prepared data set, by "
                                      "path, name or a part of its name, or a folder of images.")],
     samples: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of images (default: the samples under "
                                                  "runs/ or here that were drawn last).")] = None,
-    split: Split = "all",
+    split: Split = None,
     features: Annotated[str, typer.Option(help="inception: FID (clean-fid). random: a distance of its own on fixed "
                                                "random convolutions, which needs no download.")] = "inception",
     anchors: Annotated[Path | None, typer.Option(metavar="RUN", help="An encoded autoencoder run: also print the "
@@ -103,9 +103,10 @@ def fid(
     images = open_folder(folder)
     files.check_writable(out or folder.parent / "evals")
     compared = decode_anchors(anchors, images.used(limit), place) if anchors else {}
-    result = evaluate_frechet(images, reference, extractor, limit=limit)
+    result = evaluate_frechet(images, reference, extractor, anchors=compared, limit=limit)
     say("\n".join([*describe_result(result),
                    f"written to {save_result(result, out or folder.parent / 'evals')}"]))
-    for name, anchor in compared.items():
-        value = next(iter(evaluate_frechet(anchor, reference, extractor)["metrics"].values()))["value"]
-        say(f"  for comparison, {name}: {value:.4g} ({anchor.count} images)")
+
+
+for command in (reconstruction, fid):
+    app.command(help=options.manual(command))(command)

@@ -1,5 +1,7 @@
 """Options that several commands share, and where things lie unless told otherwise."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,12 @@ SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Second
                                                                           "the end and on Ctrl-C anyway.")]
 Checkpoint = Annotated[str | None, typer.Option(metavar="STEP|DIGEST", help="A checkpoint of the autoencoder, as "
                                                 "step-0001000 or the first digits of its digest (default: newest).")]
+
+
+def manual(command: Callable[..., None]) -> str:
+    """A command's docstring with every paragraph on one line, so that the help breaks where the terminal does."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def run_name(recipe: str) -> str:

@@ -66,7 +66,10 @@ class Upsample(nn.Module):
 
 
 class UNet(nn.Module):
-    """`(B, C, H, W), (B,) -> (B, C, H, W)`; `attention` names the resolutions (pixels of the code) that have it."""
+    """`(B, C, H, W), (B,) -> (B, C, H, W)`; `attention` names the resolutions (pixels of the code) that have it.
+
+    The middle, at the lowest resolution, always has it.
+    """
 
     def __init__(self, *, inputs: int, size: int, channels: int, multipliers: Sequence[int], blocks: int,
                  attention: Sequence[int], head_channels: int) -> None:

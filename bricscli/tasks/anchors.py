@@ -1,6 +1,6 @@
 """Two anchors for a Fréchet distance: what the autoencoder alone makes of real images, and what key codes make whose
-values go together no more. A generator lies between them; below the first it cannot be, above the second it learnt
-nothing but the values that each position takes.
+values go together no more. A generator is expected between them: at the first it does all that its decoder can show, at
+the second it learnt nothing but the values that each position takes.
 """
 
 from functools import partial
@@ -19,6 +19,8 @@ from bricscli.tasks.encode import CODE, decode_code, open_codes
 from bricscli.tasks.models import load_autoencoder
 from bricscli.tasks.sample import decode_key_codes
 
+RECONSTRUCTED, SHUFFLED = "reconstructions of train images", "shuffled key codes"
+
 
 def decode_anchors(path: Path, count: int, device: torch.device) -> dict[str, ImageCollection]:
     """`count` images each, decoded from train codes chosen once and for all, as they are and shuffled.
@@ -33,7 +35,7 @@ def decode_anchors(path: Path, count: int, device: torch.device) -> dict[str, Im
     decode = partial(decode_code, shape=autoencoder.code_shape)
     chosen = order(0, len(split), 0)[:count].tolist()
     codes = torch.from_numpy(np.stack([read_sample(split, i, decode, CODE) for i in chosen]))
-    kinds = {"reconstructions of train images": codes, "shuffled key codes": shuffle_positions(codes)}
+    kinds = {RECONSTRUCTED: codes, SHUFFLED: shuffle_positions(codes)}
     return {name: _collection(name, decode_key_codes(autoencoder.model, kind, device)) for name, kind in kinds.items()}
 
 

@@ -1,14 +1,16 @@
 """`brics demo`: the whole way on drawn churches, with the tiny recipes, and a page that shows what came of it."""
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from bricscli import files
 from bricscli.data.collection import find_images, open_folder
 from bricscli.data.images import decode_image
 from bricscli.data.loader import in_order
@@ -26,7 +28,7 @@ from bricscli.report.page import (
 )
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics, say, show_seconds, track
-from bricscli.tasks.anchors import decode_anchors
+from bricscli.tasks.anchors import SHUFFLED, decode_anchors
 from bricscli.tasks.encode import encode
 from bricscli.tasks.eval import (
     describe_result,
@@ -45,27 +47,35 @@ from bricscli.tasks.train_diffusion import train_denoiser
 AUTOENCODER_RECIPE, DIFFUSION_RECIPE = "tiny/toy.yaml", "tiny/toy-diffusion.yaml"
 SAMPLES, SHOWN, NEIGHBOURS, IMAGES = 128, 49, 14, 4096
 
-SAMPLES_NAME, RECONSTRUCTED, SHUFFLED = "samples", "reconstructions of train images", "shuffled key codes"
-
 Result = TypeVar("Result")
 
 
 @dataclass
 class _Way:
-    """The commands gone so far, what each did and how long it took, in seconds."""
+    """The commands gone so far, what each did, and the seconds spent on each, earlier attempts counted in."""
 
+    record: Path  #: where the seconds are kept
     commands: list[Command] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return dict(json.loads(self.record.read_text())) if self.record.exists() else {}
+
+    @property
+    def time(self) -> str:
+        """Of everything so far, for people."""
+        return show_seconds(sum(self.seconds.values()))
 
     def go(self, text: str, does: str, task: Callable[[], Result]) -> Result:
         """Runs one part and tells which command would have done the same."""
         say(f"\n$ {text}")
         started = time.monotonic()
-        result = task()
-        seconds = time.monotonic() - started
-        self.seconds[text.split()[1]] = self.seconds.get(text.split()[1], 0.0) + seconds
-        self.commands.append(Command(text, f"{does} ({show_seconds(seconds)})"))
-        return result
+        try:
+            return task()
+        finally:
+            seconds = self.seconds.get(text, 0.0) + time.monotonic() - started
+            files.write_json(self.record, self.seconds | {text: round(seconds, 1)})
+            self.commands.append(Command(text, f"{does} ({show_seconds(seconds)})"))
 
 
 def demo(out: Path, *, device: torch.device) -> Path:
@@ -73,12 +83,13 @@ def demo(out: Path, *, device: torch.device) -> Path:
 
     Raises what the parts raise.
     """
-    way = _Way()
+    way = _Way(out / "demo.json")
     data, runs = out / "data" / "toy", out / "runs"
     autoencoder_recipe = load_recipe(AUTOENCODER_RECIPE, kind="autoencoder")
     diffusion_recipe = load_recipe(DIFFUSION_RECIPE, kind="diffusion")
     assert isinstance(autoencoder_recipe, AutoencoderRecipe) and isinstance(diffusion_recipe, DiffusionRecipe)
     resolution = autoencoder_recipe.data.resolution
+    way.commands.append(Command(f"cd {out.name}", "where everything lies"))
     way.go(f"brics prepare toy --resolution {resolution}", f"drew {IMAGES} churches into shards",
            lambda: prepare_toy(data, resolution=resolution, count=IMAGES, progress=track))
     autoencoder = way.go(f"brics train-ae --recipe {AUTOENCODER_RECIPE}", "learnt images -> key codes -> images",
@@ -92,25 +103,25 @@ def demo(out: Path, *, device: torch.device) -> Path:
            lambda: sample_to_folder(diffusion, out / "samples", count=SAMPLES, device=device))
     quality = way.go("brics eval reconstruction --metrics psnr,ssim", "compared reconstructions with their originals",
                      lambda: _evaluate_reconstruction(autoencoder, data, device))
-    distances = way.go("brics eval fid --samples samples/ --ref toy --features random --anchors runs/toy",
-                       "compared samples with all drawn churches",
-                       lambda: _evaluate_samples(autoencoder, data, out, device))
+    distance = way.go("brics eval fid --samples samples/ --ref toy --split val --features random --anchors runs/toy",
+                      "compared samples with churches that neither model saw",
+                      lambda: _evaluate_samples(autoencoder, data, out, device))
     report = Report(
         title="BRICS on drawn churches",
         summary=f"An autoencoder learnt {resolution}x{resolution} pictures as key codes of "
                 f"{codes.header['shape'][1]}x{codes.header['shape'][2]}x{codes.header['shape'][0]} numbers, and a "
-                f"diffusion model learnt to draw new ones: {show_seconds(sum(way.seconds.values()))} on {device.type}.",
+                f"diffusion model learnt to draw new ones: {way.time} on {device.type}.",
         highlights=[(f"{quality['metrics']['psnr']['mean']:.1f} dB", "PSNR of reconstructions it never trained on"),
-                    (f"{_value(distances[SAMPLES_NAME]) / _value(distances[SHUFFLED]):.2f}",
+                    (f"{_value(distance) / distance['anchors'][SHUFFLED]['value']:.2f}",
                      "distance of samples from the drawn churches, where shuffled codes have 1"),
-                    (show_seconds(sum(way.seconds.values())), f"for all of it, on {device.type}")],
+                    (way.time, f"for all of it, on {device.type}")],
         sheets=_sheets(autoencoder, data, out / "samples", device),
         curves=[curve_from_metrics(read_metrics(autoencoder.metrics_path), {"l2": "L2", "loss": "weighted sum"},
                                    title="Autoencoder", text="Loss over images seen.", logarithmic=True),
                 curve_from_metrics(read_metrics(diffusion.metrics_path), {"loss": "noise prediction"},
                                    title="Diffusion model", text="Mean squared error over key codes seen.",
                                    logarithmic=True)],
-        numbers=[*numbers_from_result(quality), *_distance_rows(distances)],
+        numbers=[*numbers_from_result(quality), *_distance_rows(distance)],
         commands=way.commands,
         details={AUTOENCODER_RECIPE: dump_recipe(autoencoder_recipe), DIFFUSION_RECIPE: dump_recipe(diffusion_recipe),
                  "versions": "\n".join(f"{k}: {v}" for k, v in quality["versions"].items())},
@@ -130,23 +141,23 @@ def _evaluate_reconstruction(run: RunDirectory, data: Path, device: torch.device
     return result
 
 
-def _evaluate_samples(run: RunDirectory, data: Path, out: Path, device: torch.device) -> dict[str, dict[str, Any]]:
-    reference, features = find_images(data), load_features("random", device)
-    compared = {SAMPLES_NAME: open_folder(out / "samples"), **decode_anchors(run.path, SAMPLES, device)}
-    results = {name: evaluate_frechet(images, reference, features) for name, images in compared.items()}
-    save_result(results[SAMPLES_NAME], out / "evals")
-    for name, result in results.items():
-        say(f"{name}: {describe_result(result)[0]}")
-    return results
+def _evaluate_samples(run: RunDirectory, data: Path, out: Path, device: torch.device) -> dict[str, Any]:
+    result = evaluate_frechet(open_folder(out / "samples"), find_images(data, "val"), load_features("random", device),
+                              anchors=decode_anchors(run.path, SAMPLES, device))
+    save_result(result, out / "evals")
+    say("\n".join(describe_result(result)))
+    return result
 
 
 def _value(result: dict[str, Any]) -> float:
     return float(next(iter(result["metrics"].values()))["value"])
 
 
-def _distance_rows(distances: dict[str, dict[str, Any]]) -> list[Number]:
-    return [replace(row, label=f"{row.label}: {name}")
-            for name, result in distances.items() for row in numbers_from_result(result)]
+def _distance_rows(result: dict[str, Any]) -> list[Number]:
+    (samples,) = numbers_from_result(result)
+    anchors = [Number(f"the same of {name}", f"{anchor['value']:.4g}", f"{anchor['images']} images, for comparison")
+               for name, anchor in result["anchors"].items()]
+    return [samples, *anchors]
 
 
 def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) -> list[Sheet]:

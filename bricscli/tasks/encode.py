@@ -20,15 +20,15 @@ from bricscli.data.shards import Sample, ShardSet, write_shards
 from bricscli.errors import DataError, MismatchError
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import track
-from bricscli.runtime import deterministic_algorithms
+from bricscli.runtime import in_passes
 from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder
 from bricscli.tasks.train_ae import open_images
 
 CODE, FLIP = "code.npy", "flip.npy"
+IMAGES_AT_A_TIME = 64
 
 
-def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: str | None = None,
-           batch_size: int = 32) -> ShardSet:
+def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: str | None = None) -> ShardSet:
     """Key codes of every image of `data` into the run's `codes/`; older codes of the run are replaced when done.
 
     Raises DataError for data that does not fit the autoencoder, MismatchError for another kind of run.
@@ -50,8 +50,7 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
         fresh = run.path / "codes-new"
         if fresh.exists():
             files.remove_directory(fresh)
-        with deterministic_algorithms():
-            write_shards(fresh, header, _samples(autoencoder, images, device, batch_size))
+        write_shards(fresh, header, _samples(autoencoder, images, device))
         if run.codes.exists():
             files.remove_directory(run.codes)
         fresh.rename(run.codes)
@@ -87,26 +86,20 @@ def _existing(path: Path) -> ShardSet | None:
         return None
 
 
-def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.device,
-             batch_size: int) -> Iterator[Sample]:
+def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.device) -> Iterator[Sample]:
     recipe = autoencoder.recipe
     decode = partial(decode_image, resolution=recipe.data.resolution)
     for split_name in images.splits:
         split = images.split(split_name)
         keys = iter(split.keys)
-        batches = in_order(split, decode, "png", batch_size)
+        batches = in_order(split, decode, "png", IMAGES_AT_A_TIME)
         for batch in track(batches, len(split), f"encoding {split_name}", "images", size=len):
-            real = to_float(torch.from_numpy(batch).to(device))
-            with torch.no_grad():
-                codes = {CODE: _to_numpy(autoencoder.model.encode(real))}
-                if recipe.data.flip:
-                    codes[FLIP] = _to_numpy(autoencoder.model.encode(real.flip(-1)))
+            real = to_float(torch.from_numpy(batch))
+            codes = {CODE: in_passes(autoencoder.model.encode, real, device).half().numpy()}
+            if recipe.data.flip:
+                codes[FLIP] = in_passes(autoencoder.model.encode, real.flip(-1), device).half().numpy()
             for i in range(len(batch)):
                 yield split_name, next(keys), {name: _to_npy(array[i]) for name, array in codes.items()}
-
-
-def _to_numpy(codes: torch.Tensor) -> np.ndarray:
-    return codes.half().cpu().numpy()
 
 
 def _to_npy(array: np.ndarray) -> bytes:

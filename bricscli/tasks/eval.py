@@ -4,7 +4,7 @@ Every result is a plain dict, ready for JSON: the numbers, how many images they 
 and the versions that can change a number. It holds no times and no paths, so the same inputs give the same file.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,9 @@ from bricscli.metrics.frechet import Statistics, frechet_distance
 from bricscli.metrics.reconstruction import LPIPS_WEIGHTS, SSIM_WINDOW, Lpips, psnr, ssim
 from bricscli.run.log import Progress, warn
 from bricscli.run.provenance import describe_process
+
+#: AlexNet's pooling leaves nothing of smaller images.
+LPIPS_SIDE = 32
 
 DEFAULT_METRICS = ("psnr", "ssim", "lpips")
 
@@ -82,6 +85,8 @@ def evaluate_reconstruction(
     """
     if "ssim" in measures and min(images.shape) < SSIM_WINDOW:
         raise DataError(f"{images.name}: {images.size} is too small for SSIM. Use --metrics psnr.")
+    if min(images.shape) < LPIPS_SIDE and any(name.startswith("lpips") for name in measures):
+        raise DataError(f"{images.name}: {images.size} is too small for LPIPS. Use --metrics psnr,ssim.")
     values: dict[str, list[Tensor]] = {name: [] for name in measures}
     for batch in _batches(images, batch_size, limit, "reconstruct"):
         originals = batch.to(device)
@@ -106,10 +111,14 @@ def evaluate_frechet(
     reference: ImageCollection,
     features: FeatureExtractor,
     *,
+    anchors: Mapping[str, ImageCollection] | None = None,
     batch_size: int = 64,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """The Fréchet distance of two collections of one resolution. `limit` holds for the samples only."""
+    """The Fréchet distance of two collections of one resolution. `limit` holds for the samples only.
+
+    `anchors`: other collections whose distance from the same reference is recorded beside that of the samples.
+    """
     if samples.shape != reference.shape:
         raise DataError(
             f"{samples.name}: images are {samples.size}, those of {reference.name} {reference.size}."
@@ -125,13 +134,20 @@ def evaluate_frechet(
                 f"{images.name}: {count} images for {features.dimension} features; the distance comes out too large."
                 " Compare it only with distances from as many images."
             )
-    distance = frechet_distance(
-        _statistics(samples, features, batch_size, limit), _statistics(reference, features, batch_size, None)
-    )
+    target = _statistics(reference, features, batch_size, None)
+    distance = frechet_distance(_statistics(samples, features, batch_size, limit), target)
+    compared = {
+        name: {
+            "value": frechet_distance(_statistics(images, features, batch_size, None), target),
+            "images": images.count,
+        }
+        for name, images in (anchors or {}).items()
+    }
     name = "fid" if features.name == "inception" else "fd_random"
     return {
         "kind": "frechet",
         "metrics": {name: {"label": METRICS[name].label, "value": distance}},
+        "anchors": compared,
         "samples": samples.describe(limit),
         "reference": reference.describe(None),
         "features": {"name": features.name, "dimension": features.dimension},
@@ -162,7 +178,9 @@ def describe_result(result: dict[str, Any]) -> list[str]:
             lines.append(f"{entry['label']}: {entry['value']:.4g}")
     if result["kind"] == "reconstruction":
         return [*lines, f"mean ± standard deviation per image, over {_words(result['images'])}"]
-    return [*lines, f"{_words(result['samples'])} against {_words(result['reference'])}"]
+    lines.append(f"{_words(result['samples'])} against {_words(result['reference'])}")
+    return lines + [f"  for comparison, {name}: {anchor['value']:.4g} ({anchor['images']} images)"
+                    for name, anchor in result["anchors"].items()]
 
 
 def _words(side: dict[str, Any]) -> str:

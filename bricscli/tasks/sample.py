@@ -1,7 +1,7 @@
 """`brics sample`: seeds -> images. One seed, one image: whatever the batch, the order, or what was drawn before."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,9 @@ from bricscli.nn.autoencoder import Autoencoder
 from bricscli.recipe.specs import SamplingSpec
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import track
-from bricscli.runtime import deterministic_algorithms, generator_for
+from bricscli.runtime import generator_for, in_passes
 from bricscli.tasks.models import load_denoiser
 
-#: Images per forward pass. Kernels round differently at different widths, so every pass has this one, padded.
-PASS_WIDTH = {"cpu": 8, "cuda": 32}
 #: `samples.json` beside the images: what drew them.
 RECORD = "samples.json"
 
@@ -86,12 +84,12 @@ def draw_key_codes(denoiser: nn.Module, code_shape: tuple[int, int, int], seeds:
     noise = torch.stack([torch.randn(code_shape, generator=generator_for(seed, "sample")) for seed in seeds])
     log_snr, run_sampler = log_snr_steps(sampling.steps), SAMPLERS[sampling.sampler]
     predict = PredictData(denoiser)
-    return _in_passes(lambda x_t: to_key_code(run_sampler(predict, x_t, log_snr)), noise, device)
+    return in_passes(lambda x_t: to_key_code(run_sampler(predict, x_t, log_snr)), noise, device)
 
 
 def decode_key_codes(autoencoder: Autoencoder, codes: Tensor, device: torch.device) -> Tensor:
     """Key codes `(B, C_z, H_z, W_z)` in [0, 1] -> uint8 images `(B, 3, H, W)`, on the CPU."""
-    return _in_passes(lambda code: to_uint8(autoencoder.decode(code)), codes.float(), device)
+    return in_passes(lambda code: to_uint8(autoencoder.decode(code)), codes.float(), device)
 
 
 def choose_sampling(recipe: SamplingSpec, sampler: str | None, steps: int | None) -> SamplingSpec:
@@ -109,17 +107,6 @@ def check_range(*, count: int, seed: int, steps: int | None, batch_size: int) ->
                 for option, (value, low) in least.items() if value is not None and value < low]
     if problems:
         raise RecipeError(*problems)
-
-
-def _in_passes(function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:
-    """Applies `function` to passes of one fixed width, the last one padded with copies of its first row."""
-    width = PASS_WIDTH[device.type]
-    outputs = []
-    with torch.no_grad(), deterministic_algorithms():
-        for part in inputs.split(width):
-            padded = torch.cat([part, part[:1].expand(width - len(part), *part.shape[1:])])
-            outputs.append(function(padded.to(device))[: len(part)].cpu())
-    return torch.cat(outputs)
 
 
 def _check_record(out: Path, record: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from bricscli.run.directory import RunDirectory
 from bricscli.run.log import say
 from bricscli.run.provenance import describe_process
 from bricscli.runtime import deterministic_algorithms
+from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards, open_images
 from bricscli.training.loop import train
 from bricscli.training.steps import AutoencoderStep
 
@@ -45,16 +46,16 @@ def train_autoencoder(
     """
     images = open_images(data, recipe)
     perceptual = load_perceptual(recipe)
-    run = RunDirectory.create(run_path, recipe, {
-        "kind": recipe.kind, "data": {"name": data.name, "digest": images.digest},
-        "overrides": list(overrides), "device": device.type, "process": describe_process()})
-    check_same_data(run, images)
     decode = partial(decode_image, resolution=recipe.data.resolution)
+    val = torch.from_numpy(next(in_order(images.split("val"), decode, "png", PREVIEW_IMAGES)))
     training = recipe.training
-    with run.lock(), deterministic_algorithms(), \
-            BatchReader(images.split("train"), decode, "png", training.batch_size, training.seed) as reader:
+    with BatchReader(images.split("train"), decode, "png", training.batch_size, training.seed) as reader:
+        # All that can be wrong with the data has been read by now: only then a run is begun.
+        run = RunDirectory.create(run_path, recipe, {
+            "kind": recipe.kind, "data": describe_data(images),
+            "overrides": list(overrides), "device": device.type, "process": describe_process()})
+        check_same_data(run, images)
         step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None)
-        val = torch.from_numpy(next(in_order(images.split("val"), decode, "png", PREVIEW_IMAGES)))
 
         def read_batch(number: int) -> Tensor:
             batch, flip = reader.batch(number)
@@ -68,8 +69,10 @@ def train_autoencoder(
             files.write_bytes(path, encode_png(compare_sheet(val, fake)))
             return {"val_psnr": float(psnr(val, fake).mean())}
 
-        train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
-              read_batch=read_batch, preview=preview, save_every=save_every, protect=partial(encoded_checkpoints, run))
+        with run.lock(), deterministic_algorithms(device):
+            train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
+                  read_batch=read_batch, preview=preview, save_every=save_every,
+                  protect=partial(encoded_checkpoints, run))
     return run
 
 
@@ -81,36 +84,7 @@ def describe_plan(recipe: AutoencoderRecipe, data: Path) -> list[str]:
     lines[1] += f" ({model.retrieval.table.numel() / 1e6:.2f} M of them in grid entries)"
     if recipe.losses.adversarial:
         lines.append(f"discriminator {count_parameters(build_discriminator(recipe)) / 1e6:8.2f} M parameters")
-    return [*lines, *describe_shards(data)]
-
-
-def describe_shards(data: Path) -> list[str]:
-    """The shards of a data set, or that there are none yet."""
-    try:
-        shards = ShardSet.open(data)
-    except DataError as error:
-        return [f"data          {error}"]
-    return [f"data          {data}: {', '.join(f'{count} {split}' for split, count in shards.splits.items())}",
-            *(f"  {shard.name}  {shard.samples} samples, {files.show_bytes(shard.bytes)}" for shard in shards.shards)]
-
-
-def open_images(data: Path, recipe: AutoencoderRecipe) -> ShardSet:
-    """A prepared data set of the recipe's resolution. Raises DataError where it is not."""
-    images = ShardSet.open(data)
-    found = images.header.get("resolution")
-    if images.header["kind"] != "images" or found != recipe.data.resolution:
-        what = f"images of {found} pixels" if images.header["kind"] == "images" else images.header["kind"]
-        raise DataError(f"{data}: holds {what}, the recipe needs images of {recipe.data.resolution}. "
-                        f"Prepare them with --resolution {recipe.data.resolution}, or choose another --data.")
-    return images
-
-
-def check_same_data(run: RunDirectory, images: ShardSet) -> None:
-    """A run goes on with the data it began with. Raises DataError where the data set is another."""
-    began = run.info["data"]["digest"]
-    if began != images.digest:
-        raise DataError(f"{images.path}: is not the data set that {run.path} began with (manifest {images.digest[:8]} "
-                        f"instead of {began[:8]}). Choose another --run, or the data set of before.")
+    return [*lines, *describe_shards(data, "brics prepare")]
 
 
 def load_perceptual(recipe: AutoencoderRecipe) -> PerceptualLoss | None:

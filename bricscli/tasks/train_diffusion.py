@@ -14,13 +14,15 @@ from bricscli.data.loader import BatchReader
 from bricscli.errors import MismatchError
 from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.run.checkpoint import WEIGHTS
 from bricscli.run.directory import RunDirectory
+from bricscli.run.log import warn
 from bricscli.run.provenance import describe_process
 from bricscli.runtime import deterministic_algorithms
+from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
 from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder, recipe_of
 from bricscli.tasks.sample import decode_key_codes, draw_key_codes
-from bricscli.tasks.train_ae import check_same_data, describe_shards
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep
 
@@ -46,18 +48,20 @@ def train_denoiser(
     autoencoder = load_autoencoder(autoencoder_run, device, checkpoint)
     recipe.check_code_size(autoencoder.recipe.code_size)
     codes = open_codes(autoencoder_run, autoencoder)
-    run = RunDirectory.create(run_path, recipe, {
-        "kind": recipe.kind, "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest},
-        "data": {"name": codes.path.name, "digest": codes.digest},
-        "overrides": list(overrides), "device": device.type, "process": describe_process()})
-    _keep_autoencoder(run, autoencoder)
-    check_same_data(run, codes)
     training, shape = recipe.training, autoencoder.code_shape
     train_codes = codes.split("train")
+    if training.flip and FLIP not in train_codes.extensions:
+        warn(f"{codes.path}: holds no mirrored key codes (data.flip of the autoencoder is false); training.flip is "
+             "without effect")
     flip = FLIP if training.flip and FLIP in train_codes.extensions else None
-    with run.lock(), deterministic_algorithms(), \
-            BatchReader(train_codes, partial(decode_code, shape=shape), CODE, training.batch_size, training.seed,
-                        flip_extension=flip) as reader:
+    with BatchReader(train_codes, partial(decode_code, shape=shape), CODE, training.batch_size, training.seed,
+                     flip_extension=flip) as reader:
+        run = RunDirectory.create(run_path, recipe, {
+            "kind": recipe.kind, "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest},
+            "data": describe_data(codes),
+            "overrides": list(overrides), "device": device.type, "process": describe_process()})
+        check_same_autoencoder(run, autoencoder)
+        check_same_data(run, codes)
         step = DiffusionStep(recipe, device, channels=shape[0], size=shape[1])
 
         def read_batch(number: int) -> Tensor:
@@ -69,8 +73,11 @@ def train_denoiser(
             files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
             return {}
 
-        train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
-              read_batch=read_batch, preview=preview, save_every=save_every)
+        with run.lock(), deterministic_algorithms(device):
+            if not run.autoencoder_path.exists():
+                files.write_bytes(run.autoencoder_path, (autoencoder.weights_path / WEIGHTS).read_bytes())
+            train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
+                  read_batch=read_batch, preview=preview, save_every=save_every)
     return run
 
 
@@ -87,16 +94,12 @@ def describe_plan(recipe: DiffusionRecipe, autoencoder_path: Path) -> list[str]:
     model = build_denoiser(recipe, autoencoder.bottleneck.channels, autoencoder.code_size)
     size = f"{autoencoder.code_size}x{autoencoder.code_size}x{autoencoder.bottleneck.channels}"
     return [f"denoiser      {count_parameters(model) / 1e6:8.2f} M parameters, on key codes of {size}",
-            *describe_shards(run.codes)]
+            *describe_shards(run.codes, f"brics encode --run {run.path}")]
 
 
-def _keep_autoencoder(run: RunDirectory, autoencoder: LoadedAutoencoder) -> None:
+def check_same_autoencoder(run: RunDirectory, autoencoder: LoadedAutoencoder) -> None:
+    """A run goes on with the autoencoder it began with. Raises MismatchError where it is another."""
     began = run.info["autoencoder"]["digest"]
     if began != autoencoder.digest:
         raise MismatchError(f"{run.path}: began with autoencoder {began[:8]}, the one given is "
                             f"{autoencoder.digest[:8]}. Choose another --run, or pass --checkpoint {began[:8]}.")
-    if not run.autoencoder_path.exists():
-        weights = autoencoder.weights_path
-        files.write_bytes(run.autoencoder_path, (weights / "weights.safetensors").read_bytes())
-
-

@@ -108,7 +108,7 @@ def train(
             (log.log if done in preview_steps or step % log_steps == 0 else log.show)(seen, numbers)
             if stop.requested or done == last or time.monotonic() - saved > save_every:
                 checkpoint, saved = save(done), time.monotonic()
-            if stop.requested and done < last:
+            if stop.requested:
                 raise InterruptedRun(f"{run.path}: stopped and saved after {seen} of {last * batch_size} images. "
                                      "The same command again goes on from there.")
     assert checkpoint is not None
@@ -133,4 +133,4 @@ def _not_finite(run: RunDirectory, error: NonFiniteError, step: int, batch_size:
     good = latest_checkpoint(run.checkpoints)
     kept = f"The last good checkpoint is {good}" if good else "There is no checkpoint before it"
     return BricsError(f"{run.path}: the {error} is not finite at step {step} ({step * batch_size} images seen). "
-                      f"{kept}; a smaller training.learning_rate may help.")
+                      f"{kept}; in another --run a smaller training.learning_rate may help.")

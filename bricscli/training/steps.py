@@ -76,7 +76,7 @@ class Learner:
 
 
 class AutoencoderStep:
-    """Eq. 5: L2, perceptual, WGAN and gradient penalty, each only computed where its weight is not 0."""
+    """Eq. 5: L2, perceptual, WGAN and gradient penalty; all but L2 are only computed where their weight is not 0."""
 
     def __init__(self, recipe: AutoencoderRecipe, device: torch.device, perceptual: nn.Module | None) -> None:
         self.recipe, self.perceptual = recipe, perceptual

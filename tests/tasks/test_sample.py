@@ -16,10 +16,9 @@ from bricscli.diffusion.schedule import log_snr_steps
 from bricscli.errors import DataError, MismatchError, RecipeError
 from bricscli.recipe.specs import SamplingSpec
 from bricscli.run.checkpoint import list_checkpoints
-from bricscli.runtime import generator_for
+from bricscli.runtime import PASS_WIDTH, generator_for
 from bricscli.tasks.models import LoadedDenoiser, load_denoiser
 from bricscli.tasks.sample import (
-    PASS_WIDTH,
     RECORD,
     check_range,
     choose_sampling,

@@ -114,6 +114,6 @@ def test_plan(trained: Trained, tmp_path: Path) -> None:
     toy = load_recipe("toy.yaml")
     assert isinstance(toy, AutoencoderRecipe)
     assert f"on key codes of {toy.code_size}x{toy.code_size}x{toy.bottleneck.channels}" in lines[0]
-    assert "no prepared data set" in lines[1]
+    assert "brics encode --run" in lines[1]
     with pytest.raises(MismatchError):
         describe_plan(trained.diffusion_recipe, trained.diffusion.path)

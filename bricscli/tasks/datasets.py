@@ -1,0 +1,52 @@
+"""The data set of a run: opened, checked against the recipe and against what the run began with, described."""
+
+from pathlib import Path
+
+from bricscli import files
+from bricscli.data.shards import ShardSet
+from bricscli.errors import DataError
+from bricscli.recipe.recipes import AutoencoderRecipe
+from bricscli.run.directory import RunDirectory
+
+
+def describe_shards(data: Path, command: str) -> list[str]:
+    """The shards of a data set, or that there are none yet and which command makes them."""
+    if not data.exists():
+        return [f"data          {data}: not there yet. Make it with `{command}`."]
+    shards = ShardSet.open(data)
+    return [f"data          {data}: {', '.join(f'{count} {split}' for split, count in shards.splits.items())}",
+            *(f"  {shard.name}  {shard.samples} samples, {files.show_bytes(shard.bytes)}" for shard in shards.shards)]
+
+
+def open_images(data: Path, recipe: AutoencoderRecipe) -> ShardSet:
+    """A prepared data set of the recipe's resolution. Raises DataError where it is not."""
+    images = ShardSet.open(data)
+    found = images.header.get("resolution")
+    if images.header["kind"] != "images" or found != recipe.data.resolution:
+        what = f"images of {found} pixels" if images.header["kind"] == "images" else images.header["kind"]
+        raise DataError(f"{data}: holds {what}, the recipe needs images of {recipe.data.resolution}. "
+                        f"Prepare them with --resolution {recipe.data.resolution}, or choose another --data.")
+    return images
+
+
+def describe_data(shards: ShardSet) -> dict[str, str]:
+    """What `run.json` keeps of the data set."""
+    return {"name": shards.path.absolute().name, "digest": shards.digest}
+
+
+def check_same_data(run: RunDirectory, shards: ShardSet) -> None:
+    """A run goes on with the data it began with. Raises DataError where the data set is another."""
+    began = run.info["data"]["digest"]
+    if began != shards.digest:
+        raise DataError(f"{shards.path}: is not the data set that {run.path} began with (manifest {shards.digest[:8]} "
+                        f"instead of {began[:8]}). Choose another --run, or the data set of before.")
+
+
+def trained_data(run: RunDirectory, root: Path) -> Path:
+    """The data set under `root` that the run was trained on. Raises DataError where another lies in its place."""
+    path = root / str(run.info["data"]["name"])
+    began = run.info["data"]["digest"]
+    if ShardSet.open(path).digest != began:
+        raise DataError(f"{path}: is not the data set that {run.path} was trained on (its manifest is not "
+                        f"{began[:8]}). Name the one you mean.")
+    return path
