@@ -59,14 +59,18 @@ class ImageCollection:
         return {"name": self.name, **split, **count, "width": width, "height": height, "sha256": self.digest}
 
 
-def find_images(where: str | Path, split: str = "all", data_root: Path = DATA_ROOT) -> ImageCollection:
+def find_images(
+    where: str | Path, split: str | None = None, data_root: Path = DATA_ROOT, default: str = "all"
+) -> ImageCollection:
     """A prepared data set (path, name under `data_root`, or any unique part of the name), or a folder of images.
 
-    `split` ("train", "val", "all") chooses from a data set; a folder has none. Raises DataError.
+    `split` ("train", "val", "all"; None: `default`) chooses from a data set; a folder has none. Raises DataError.
     """
     prepared = _find_prepared(where, data_root)
     if prepared is not None:
-        return open_prepared(prepared, split)
+        return open_prepared(prepared, split or default)
+    if split is not None and Path(where).is_dir():
+        raise DataError(f"{where}: is a plain folder, which has no split `{split}`. Leave --split out.")
     if not Path(where).is_dir():
         known = ", ".join(_prepared_names(data_root)) or "none yet; make one with `brics prepare`"
         raise DataError(f"{where}: neither a folder nor a prepared data set. Data sets under {data_root}/: {known}.")

@@ -13,14 +13,14 @@ from bricscli import files
 from bricscli.data.images import encode_png, to_uint8
 from bricscli.diffusion.denoiser import PredictData, to_key_code
 from bricscli.diffusion.samplers import SAMPLERS
-from bricscli.diffusion.schedule import log_snr_steps
+from bricscli.diffusion.schedule import ChenCosine, log_snr_steps
 from bricscli.errors import DataError, RecipeError
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.recipe.specs import SamplingSpec
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import track
 from bricscli.runtime import generator_for, in_passes
-from bricscli.tasks.models import load_denoiser
+from bricscli.tasks.models import LoadedDenoiser, load_denoiser
 
 #: `samples.json` beside the images: what drew them.
 RECORD = "samples.json"
@@ -61,28 +61,28 @@ def sample_to_folder(run: RunDirectory, out: Path, *, count: int, first_seed: in
     out.mkdir(parents=True, exist_ok=True)
     files.sweep(out)
     files.write_json(out / RECORD, record)
-    batches = iter_samples(denoiser.model, denoiser.autoencoder.model, denoiser.autoencoder.code_shape, missing,
-                           sampling, device, batch_size)
+    batches = iter_samples(denoiser, missing, sampling, device, batch_size)
     for batch in track(batches, len(missing), "sampling", "images", size=lambda batch: len(batch.seeds)):
         for key, image in zip(batch.keys, batch.images.numpy(), strict=True):
             files.write_bytes(out / f"{key}.png", encode_png(image))
     return len(missing)
 
 
-def iter_samples(denoiser: nn.Module, autoencoder: Autoencoder, code_shape: tuple[int, int, int], seeds: Sequence[int],
-                 sampling: SamplingSpec, device: torch.device, batch_size: int = 64) -> Iterator[ImageBatch]:
+def iter_samples(denoiser: LoadedDenoiser, seeds: Sequence[int], sampling: SamplingSpec, device: torch.device,
+                 batch_size: int = 64) -> Iterator[ImageBatch]:
     """Draws one image per seed, `batch_size` at a time."""
     for start in range(0, len(seeds), batch_size):
         chosen = seeds[start : start + batch_size]
-        codes = draw_key_codes(denoiser, code_shape, chosen, sampling, device)
-        yield ImageBatch(decode_key_codes(autoencoder, codes, device), chosen)
+        codes = draw_key_codes(denoiser.model, denoiser.schedule, denoiser.autoencoder.code_shape, chosen, sampling,
+                               device)
+        yield ImageBatch(decode_key_codes(denoiser.autoencoder.model, codes, device), chosen)
 
 
-def draw_key_codes(denoiser: nn.Module, code_shape: tuple[int, int, int], seeds: Sequence[int], sampling: SamplingSpec,
-                   device: torch.device) -> Tensor:
+def draw_key_codes(denoiser: nn.Module, schedule: ChenCosine, code_shape: tuple[int, int, int], seeds: Sequence[int],
+                   sampling: SamplingSpec, device: torch.device) -> Tensor:
     """`(len(seeds), C_z, H_z, W_z)` in [0, 1], on the CPU."""
     noise = torch.stack([torch.randn(code_shape, generator=generator_for(seed, "sample")) for seed in seeds])
-    log_snr, run_sampler = log_snr_steps(sampling.steps), SAMPLERS[sampling.sampler]
+    log_snr, run_sampler = log_snr_steps(schedule, sampling.steps), SAMPLERS[sampling.sampler]
     predict = PredictData(denoiser)
     return in_passes(lambda x_t: to_key_code(run_sampler(predict, x_t, log_snr)), noise, device)
 

@@ -68,7 +68,7 @@ def train_denoiser(
             return torch.from_numpy(reader.batch(number)[0]).to(device).float()
 
         def preview(path: Path) -> Mapping[str, float]:
-            drawn = draw_key_codes(step.averaged, shape, PREVIEW_SEEDS, recipe.sampling, device)
+            drawn = draw_key_codes(step.averaged, step.schedule, shape, PREVIEW_SEEDS, recipe.sampling, device)
             images = decode_key_codes(autoencoder.model, drawn, device)
             files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
             return {}

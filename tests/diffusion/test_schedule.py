@@ -59,10 +59,14 @@ def test_float32_times_lose_nothing_near_noise() -> None:
     torch.testing.assert_close(ChenCosine().log_snr(t).double(), ChenCosine().log_snr(t.double()), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(("schedule", "first"), [
+    (ChenCosine(0.0, 1.0, 0.5), math.cos(0.97 * math.pi / 2)),  # alpha_bar is a cosine: sampling starts at t = 0.97
+    (ChenCosine(0.2, 1.0, 4.0), 3e-5),  # at t = 0.97 there is less signal than a key code's precision can tell
+])
 @pytest.mark.parametrize("steps", [1, 2, 30])
-def test_sampling_steps(steps: int) -> None:
-    log_snr = log_snr_steps(steps)
+def test_sampling_steps(steps: int, schedule: ChenCosine, first: float) -> None:
+    log_snr = log_snr_steps(schedule, steps)
     assert log_snr.shape == (steps + 1,) and log_snr.dtype == torch.float64
-    assert log_snr[0].item() == pytest.approx(math.log(3e-5 / (1 - 3e-5)))
+    assert log_snr[0].item() == pytest.approx(math.log(first / (1 - first)))
     assert log_snr[-1].item() == pytest.approx(math.log((1 - 1e-4) / 1e-4))
     assert log_snr.diff().tolist() == pytest.approx([(log_snr[-1] - log_snr[0]).item() / steps] * steps)

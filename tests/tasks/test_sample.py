@@ -45,8 +45,7 @@ def denoiser(trained: Trained) -> LoadedDenoiser:
 
 def images(denoiser: LoadedDenoiser, seeds: list[int], batch_size: int = 64) -> dict[int, Tensor]:
     drawn: dict[int, Tensor] = {}
-    for batch in iter_samples(denoiser.model, denoiser.autoencoder.model, denoiser.autoencoder.code_shape, seeds,
-                              SAMPLING, CPU, batch_size):
+    for batch in iter_samples(denoiser, seeds, SAMPLING, CPU, batch_size):
         assert batch.keys == [f"{seed:06d}" for seed in batch.seeds]
         drawn |= dict(zip(batch.seeds, batch.images, strict=True))
     return drawn
@@ -76,8 +75,8 @@ def test_codes_come_from_the_sampler_and_the_seeds_own_noise(denoiser: LoadedDen
     shape = denoiser.autoencoder.code_shape
     noise = torch.stack([torch.randn(shape, generator=generator_for(seed, "sample")) for seed in range(8)])
     with torch.no_grad():
-        x_0 = SAMPLERS["dpmpp_2m"](PredictData(denoiser.model), noise, log_snr_steps(3))
-    codes = draw_key_codes(denoiser.model, shape, range(8), SAMPLING, CPU)
+        x_0 = SAMPLERS["dpmpp_2m"](PredictData(denoiser.model), noise, log_snr_steps(denoiser.schedule, 3))
+    codes = draw_key_codes(denoiser.model, denoiser.schedule, shape, range(8), SAMPLING, CPU)
     torch.testing.assert_close(codes, to_key_code(x_0))
     assert codes.min() >= 0 and codes.max() <= 1 and codes.std() > 0.05
 
@@ -179,5 +178,5 @@ def test_the_newest_samples(trained: Trained, tmp_path: Path) -> None:
 def test_the_sampler_is_the_one_asked_for(denoiser: LoadedDenoiser) -> None:
     shape = denoiser.autoencoder.code_shape
     kinds = [choose_sampling(SAMPLING, name, steps) for name, steps in (("ddim", 4), ("dpmpp_2m", 4), ("dpmpp_2m", 5))]
-    codes = [draw_key_codes(denoiser.model, shape, range(2), kind, CPU) for kind in kinds]
+    codes = [draw_key_codes(denoiser.model, denoiser.schedule, shape, range(2), kind, CPU) for kind in kinds]
     assert not torch.equal(codes[0], codes[1]) and not torch.equal(codes[1], codes[2])
