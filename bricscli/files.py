@@ -1,7 +1,8 @@
 """Writing files so that they are either complete or absent, and hashing them.
 
-Everything is first written under a sibling's name, `.tmp-<name>-<pid>`; then: fsync of each file, fsync of the folder,
-rename, fsync of the parent. So a killed process leaves the old state or the new one, and leftovers that `sweep` knows.
+Everything is first written under a sibling's name, `.brics-tmp-<name>-<pid>`; then: fsync of each file, fsync of the
+folder, rename, fsync of the parent. So a killed process leaves the old state or the new one, and leftovers that `sweep`
+knows by a prefix that no other program uses.
 """
 
 import errno
@@ -17,7 +18,8 @@ from typing import Any
 
 from bricscli.errors import BricsError, DataError
 
-_TEMPORARY = re.compile(r"^\.tmp-(.+)-(\d+)$")
+_PREFIX = ".brics-tmp-"
+_TEMPORARY = re.compile(rf"^{re.escape(_PREFIX)}(.+)-(\d+)$")
 #: Errors of the disk, not of the program: they become one line, anything else stays a traceback.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -64,8 +66,8 @@ def write_json(path: Path, value: Any) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    So do folders above it that had to be made. Raises DataError where `path` exists (an empty folder may), BricsError
-    where the disk is full or refuses.
+    So do folders above it that had to be made. Raises DataError where `path` exists (an empty folder may) or another
+    process made it meanwhile, BricsError where the disk is full or refuses.
     """
     path = Path(path)
     _refuse_existing(path)
@@ -78,7 +80,11 @@ def new_directory(path: Path) -> Iterator[Path]:
         with _disk_errors(path, _FULL | _REFUSED):
             _fsync_tree(temporary)
             _refuse_existing(path)
-            os.rename(temporary, path)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                _refuse_existing(path)  # made by another process just now
+                raise
             fsync_folder(temporary.parent)
 
 
@@ -99,7 +105,7 @@ def check_writable(folder: Path) -> None:
         place = _nearest(folder)
         if not place.is_dir():
             raise DataError(f"{folder}: cannot be written ({place} is not a folder). Choose another folder.")
-        probe = place / f".tmp-probe-{os.getpid()}"
+        probe = place / f"{_PREFIX}probe-{os.getpid()}"
         probe.unlink(missing_ok=True)
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         probe.unlink()
@@ -108,7 +114,7 @@ def check_writable(folder: Path) -> None:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Removes what killed processes left in `folder`, all or only for `name`: `.tmp-*` whose process is no more."""
+    """Removes what killed processes left in `folder`, all or only for `name`: our temporary names of dead processes."""
     if not Path(folder).is_dir():
         return
     for entry in sorted(Path(folder).iterdir()):
@@ -159,7 +165,7 @@ def _nearest(path: Path) -> Path:
 def _temporary(path: Path) -> Iterator[Path]:
     """A free sibling name for `path`; what still has that name at the end is removed."""
     path = Path(os.path.abspath(path))
-    temporary = path.parent / f".tmp-{path.name}-{os.getpid()}"
+    temporary = path.parent / f"{_PREFIX}{path.name}-{os.getpid()}"
     _discard(temporary)  # of a dead process that had our id: ids are small in containers
     _active.add(temporary)
     try:

@@ -19,14 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One pretrained file. `files` maps each accepted file name to its SHA-256 (None: no fixed bytes, see `note`)."""
+    """One pretrained file. `files` maps each accepted file name to its SHA-256 (None: no fixed bytes).
+
+    `url` is where the file of that name is.
+    """
 
     name: str
     files: dict[str, str | None]
     url: str
-    licence: str
     needed_for: str
-    note: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Of the file at `url`."""
+        digest = self.files[self.url.rsplit("/", 1)[1]]
+        assert digest is not None
+        return digest
 
 
 #: Names and addresses: torchvision 0.29 (`models/*.py`) and clean-fid 0.1.35 (`downloads_helper.py`). The digests
@@ -38,32 +46,28 @@ WEIGHTS: dict[str, WeightFile] = {
             "vgg16",
             {"vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"},
             "https://download.pytorch.org/models/vgg16-397923af.pth",
-            "BSD-3-Clause (torchvision)",
             "the perceptual loss `vgg16` and LPIPS (vgg)",
         ),
         WeightFile(
             "alexnet",
             {"alexnet-owt-7be5be79.pth": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"},
             "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-            "BSD-3-Clause (torchvision)",
             "LPIPS (alex)",
         ),
         WeightFile(
             "squeezenet1_1",
             {
                 "squeezenet1_1-b8a52dc0.pth": "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+                # Any conversion with torchvision's names: names and shapes are checked when it is loaded.
                 "squeezenet1_1.safetensors": None,
             },
             "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
-            "BSD-3-Clause (torchvision)",
             "the perceptual loss `squeezenet1_1`",
-            "the safetensors file is any conversion with torchvision's names; names and shapes are checked when loaded",
         ),
         WeightFile(
             "inception",
             {"inception-2015-12-05.pt": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"},
             "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
-            "Apache-2.0 (TensorFlow's Inception of 2015-12-05 as TorchScript)",
             "FID (clean-fid)",
         ),
     )
@@ -103,7 +107,7 @@ def find_weights(name: str) -> Path:
     hint = "" if os.environ.get("BRICS_WEIGHTS") else " (BRICS_WEIGHTS is not set)"
     raise MissingWeights(
         f"{wanted}: missing, needed for {weights.needed_for}; looked in {looked}{hint}. "
-        f"Download {weights.url} into a folder and set BRICS_WEIGHTS to that folder."
+        f"Download {weights.url} (SHA-256 {weights.sha256[:16]}…) into a folder and set BRICS_WEIGHTS to that folder."
     )
 
 

@@ -207,7 +207,7 @@ def test_eval(world: World) -> None:
 
 
 def test_nothing_half_written_is_left(world: World) -> None:
-    assert [path for path in world.path.rglob("*") if ".tmp-" in path.name] == []
+    assert [path for path in world.path.rglob("*") if ".brics-tmp-" in path.name] == []
 
 
 def test_the_same_commands_again_change_nothing(world: World, fork: Server) -> None:

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import resource
 from collections.abc import Callable
 from hashlib import sha256
@@ -49,7 +50,7 @@ def test_order_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def record(name: str, call: Callable[..., None]) -> None:
         def recorded(*arguments: Any) -> None:
             what = os.readlink(f"/proc/self/fd/{arguments[0]}") if name == "fsync" else arguments[1]
-            calls.append((name, Path(what).name.split("-")[0]))
+            calls.append((name, re.sub(r"^(\.brics-tmp)-.*", r"\1", Path(what).name)))
             call(*arguments)
 
         monkeypatch.setattr(os, name, recorded)
@@ -57,11 +58,11 @@ def test_order_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("fsync", "replace", "rename"):
         record(name, getattr(os, name))
     files.write_bytes(tmp_path / "x", b"1")
-    assert calls == [("fsync", ".tmp"), ("replace", "x"), ("fsync", tmp_path.name.split("-")[0])]
+    assert calls == [("fsync", ".brics-tmp"), ("replace", "x"), ("fsync", tmp_path.name)]
     calls.clear()
     with files.new_directory(tmp_path / "d") as temporary:
         (temporary / "y").write_text("1")
-    assert calls == [("fsync", "y"), ("fsync", ".tmp"), ("rename", "d"), ("fsync", tmp_path.name.split("-")[0])]
+    assert calls == [("fsync", "y"), ("fsync", ".brics-tmp"), ("rename", "d"), ("fsync", tmp_path.name)]
 
 
 def test_new_directory_appears_whole(tmp_path: Path) -> None:
@@ -94,6 +95,20 @@ def test_new_directory_refuses_what_exists_before_and_after_the_work(tmp_path: P
     assert names(tmp_path) == ["d", "e"]
 
 
+def test_new_directory_refuses_what_appears_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def late(source: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "other").write_text("1")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(DataError, match="d: already exists"), files.new_directory(tmp_path / "d"):
+        pass
+    assert names(tmp_path) == ["d"] and names(tmp_path / "d") == ["other"]
+
+
 def test_new_directory_takes_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     with files.new_directory(tmp_path / "d") as temporary:
@@ -102,8 +117,8 @@ def test_new_directory_takes_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_leftover_of_a_dead_process_with_our_id_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / f".tmp-x-{os.getpid()}").write_text("left by a killed process")
-    (tmp_path / f".tmp-d-{os.getpid()}").mkdir()
+    (tmp_path / f".brics-tmp-x-{os.getpid()}").write_text("left by a killed process")
+    (tmp_path / f".brics-tmp-d-{os.getpid()}").mkdir()
     files.write_bytes(tmp_path / "x", b"1")
     with files.new_directory(tmp_path / "d"):
         pass
@@ -112,7 +127,7 @@ def test_leftover_of_a_dead_process_with_our_id_is_no_obstacle(tmp_path: Path) -
 
 def test_leftover_link_is_removed_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("1")
-    (tmp_path / f".tmp-x-{os.getpid()}").symlink_to(tmp_path / "precious")
+    (tmp_path / f".brics-tmp-x-{os.getpid()}").symlink_to(tmp_path / "precious")
     files.write_bytes(tmp_path / "x", b"2")
     assert (tmp_path / "precious").read_text() == "1"
     assert not (tmp_path / "x").is_symlink()
@@ -123,25 +138,27 @@ def test_sweep_removes_only_what_the_dead_left(tmp_path: Path) -> None:
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    (tmp_path / f".tmp-dead-{child}").mkdir()
-    (tmp_path / f".tmp-dead-{child}" / "x").write_text("1")
-    (tmp_path / f".tmp-mine-before-{os.getpid()}").write_text("1")
-    (tmp_path / ".tmp-living-1").write_text("1")
-    (tmp_path / ".tmp-without-number").write_text("1")
+    (tmp_path / f".brics-tmp-dead-{child}").mkdir()
+    (tmp_path / f".brics-tmp-dead-{child}" / "x").write_text("1")
+    (tmp_path / f".brics-tmp-mine-before-{os.getpid()}").write_text("1")
+    (tmp_path / ".brics-tmp-living-1").write_text("1")
+    (tmp_path / ".brics-tmp-without-number").write_text("1")
     (tmp_path / "kept").write_text("1")
+    (tmp_path / f".tmp-another-program-{child}").write_text("1")
     with files.new_directory(tmp_path / "now"):
         files.sweep(tmp_path)
-        assert f".tmp-now-{os.getpid()}" in names(tmp_path)
-    assert names(tmp_path) == [".tmp-living-1", ".tmp-without-number", "kept", "now"]
+        assert f".brics-tmp-now-{os.getpid()}" in names(tmp_path)
+    left = [".brics-tmp-living-1", ".brics-tmp-without-number", f".tmp-another-program-{child}", "kept", "now"]
+    assert names(tmp_path) == left
     files.sweep(tmp_path / "nowhere")
 
 
 def test_making_a_folder_again_removes_its_own_leftovers(tmp_path: Path) -> None:
-    for name in (".tmp-d-99999999", ".tmp-dd-99999999", ".tmp-d-d-99999999"):
+    for name in (".brics-tmp-d-99999999", ".brics-tmp-dd-99999999", ".brics-tmp-d-d-99999999"):
         (tmp_path / name).mkdir()
     with files.new_directory(tmp_path / "d"):
         pass
-    assert names(tmp_path) == [".tmp-d-d-99999999", ".tmp-dd-99999999", "d"]
+    assert names(tmp_path) == [".brics-tmp-d-d-99999999", ".brics-tmp-dd-99999999", "d"]
 
 
 def test_remove_directory(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bricscli.recipe.load import list_recipes
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 #: Less of the same: what a test can afford of a training that takes a quarter of an hour.
 SHORTER = {
@@ -61,3 +63,16 @@ def test_setup_commands_are_the_two_that_the_project_promises() -> None:
     assert first.endswith(".venv/bin/brics demo")
     assert [tests] == block("tests")
     assert tests.endswith(".venv/bin/pytest")
+
+
+def test_links_and_pictures_are_there() -> None:
+    root = Path(__file__).parent.parent
+    for page in (root / "README.md", root / "recipes" / "README.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).is_file(), (page.name, target)
+        assert not re.search(r"@[A-Z]+@|TODO|TBD", page.read_text())
+
+
+def test_every_shipped_recipe_is_in_the_table() -> None:
+    table = (Path(__file__).parent.parent / "recipes" / "README.md").read_text()
+    assert [name for name in list_recipes() if not name.startswith("base/") and f"`{name}`" not in table] == []

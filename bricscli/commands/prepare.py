@@ -19,7 +19,7 @@ def prepare(
                                                    "to 1024 (default for toy: 32).")] = None,
     count: Annotated[int | None, typer.Option(metavar="IMAGES", help="How many images to draw (toy) "
                                                                      "(default: 4096).")] = None,
-    seed: Annotated[int, typer.Option(help="Which images are drawn (toy).")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Which images are drawn (toy) (default: 0).")] = None,
     val_fraction: Annotated[float, typer.Option(metavar="SHARE", help="Share of the images that is kept for "
                                                                       "validation.")] = 0.05,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes (default: one per core); the result does "
@@ -38,13 +38,15 @@ def prepare(
     from bricscli.tasks.prepare import prepare_folder, prepare_toy
 
     if source not in SOURCES:
-        raise RecipeError(f"SOURCE: `{source}` is unknown. There are: {', '.join(SOURCES)}.")
+        known = ", ".join(f"{name} ({entry.description})" for name, entry in SOURCES.items())
+        raise RecipeError(f"SOURCE: `{source}` is unknown. There are: {known}.")
     if source == "toy":
         if folder is not None:
             raise RecipeError("--from: goes with `folder`, not with `toy`. Write `brics prepare folder --from DIR`.")
         default = SOURCES["toy"]
-        result = prepare_toy(out or DATA_ROOT / "toy", resolution=resolution or default.resolution or 0,
-                             count=default.count or 0 if count is None else count, seed=seed,
+        result = prepare_toy(out or DATA_ROOT / "toy", seed=0 if seed is None else seed,
+                             resolution=default.resolution or 0 if resolution is None else resolution,
+                             count=default.count or 0 if count is None else count,
                              val_fraction=val_fraction, workers=workers, progress=track)
     else:
         if folder is None:
@@ -53,6 +55,8 @@ def prepare(
             raise RecipeError("--resolution: is missing. Choose the size of the prepared images in pixels, such as 64.")
         if count is not None:
             raise RecipeError("--count: goes with `toy`; `folder` takes every image that it finds.")
+        if seed is not None:
+            raise RecipeError("--seed: goes with `toy`; `folder` draws nothing.")
         result = prepare_folder(out or DATA_ROOT / folder.resolve().name, folder=folder, resolution=resolution,
                                 val_fraction=val_fraction, workers=workers, progress=track)
     if result.rejected:

@@ -93,9 +93,6 @@ class Split:
         """What each sample has, sorted."""
         return sorted(self._samples[0][2]) if self._samples else []
 
-    def key(self, i: int) -> str:
-        return self._samples[i][0]
-
     def where(self, i: int, extension: str) -> str:
         """Words for messages: which shard, which file in it."""
         key, shard, _ = self._samples[i]
@@ -178,8 +175,12 @@ class ShardSet:
     def verify(self) -> None:
         """Reads every shard again and compares its SHA-256. Raises DataError naming the first that differs."""
         for shard in self.shards:
-            if files.sha256_file(self.path / shard.name) != shard.sha256:
-                where = self.path / shard.name
+            where = self.path / shard.name
+            try:
+                found = files.sha256_file(where)
+            except OSError as error:
+                raise DataError(f"{where}: cannot be read ({error.strerror}). {_AGAIN}") from None
+            if found != shard.sha256:
                 raise DataError(f"{where}: damaged (its SHA-256 differs from the manifest's). {_AGAIN}")
 
 

@@ -12,24 +12,14 @@ from bricscli.errors import DataError
 class Source:
     """A source of images. Unless told otherwise, `count` images of `resolution` pixels; None: there is no default."""
 
-    title: str
     description: str
     count: int | None = None
     resolution: int | None = None
-    citation: str | None = None
 
 
 SOURCES: dict[str, Source] = {
-    "toy": Source(
-        title="Toy churches",
-        description="Small churches under changing skies, drawn by the program: nothing is downloaded.",
-        count=4096,
-        resolution=32,
-    ),
-    "folder": Source(
-        title="A folder of images",
-        description="Every image in a folder and its sub-folders, cropped to its centre and resized.",
-    ),
+    "toy": Source(description="churches drawn by the program", count=4096, resolution=32),
+    "folder": Source(description="your own images, see --from"),
 }
 
 

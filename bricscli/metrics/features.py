@@ -16,10 +16,9 @@ from bricscli.errors import DataError
 
 
 class FeatureExtractor(Protocol):
-    """`name` goes into files, `label` is printed beside the number."""
+    """`name` goes into files and says which numbers can be compared."""
 
     name: str
-    label: str
     dimension: int
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -46,7 +45,6 @@ class RandomFeatures(nn.Module):
     FLOOR = 0.1
 
     name = "random"
-    label = "FD (random-conv features, not FID)"
     dimension = 12 + OCTAVES * (FILTERS + PAIRINGS)
 
     filters: Tensor
@@ -103,7 +101,6 @@ class InceptionFeatures:
     """
 
     name = "inception"
-    label = "FID (clean-fid)"
     dimension = 2048
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:

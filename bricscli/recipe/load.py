@@ -35,7 +35,7 @@ def recipe_roots() -> tuple[Path, ...]:
 
 
 def list_recipes() -> list[str]:
-    """Names of all shipped recipes, such as `tiny/toy32.yaml`."""
+    """Names of all shipped recipes, such as `tiny/toy.yaml`."""
     return sorted({path.relative_to(root).as_posix() for root in recipe_roots()[1:] for path in root.rglob("*.yaml")})
 
 

@@ -79,19 +79,21 @@ def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
     from safetensors.torch import load_file
 
     names = (WEIGHTS, TRAINING, STATE) if training else (WEIGHTS, STATE)
-    reason = _damage(path, names)
-    if reason is not None:
-        raise DataError(f"{path}: {reason}. Choose another checkpoint, or train again.")
-    weights = load_weights(path / WEIGHTS)
-    return Checkpoint(
-        path=path,
-        step=_read_manifest(path)["step"],
-        digest=weights.digest,
-        recipe_text=weights.recipe_text,
-        weights=weights.tensors,
-        training=load_file(path / TRAINING) if training else None,
-        state=json.loads((path / STATE).read_text("utf-8")),
-    )
+    _require_intact(path, names)
+    try:
+        weights = load_weights(path / WEIGHTS)
+        return Checkpoint(
+            path=path,
+            step=_read_manifest(path)["step"],
+            digest=weights.digest,
+            recipe_text=weights.recipe_text,
+            weights=weights.tensors,
+            training=load_file(path / TRAINING) if training else None,
+            state=json.loads((path / STATE).read_text("utf-8")),
+        )
+    except (OSError, DataError):
+        _require_intact(path, names)  # a running training may have pruned it meanwhile
+        raise
 
 
 def load_weights(path: Path) -> Weights:
@@ -169,6 +171,12 @@ def prune(folder: Path, keep: int = 2, protect: Collection[Path] = ()) -> None:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     return dict(json.loads((path / MANIFEST).read_text("utf-8")))
+
+
+def _require_intact(path: Path, names: Collection[str]) -> None:
+    reason = _damage(path, names)
+    if reason is not None:
+        raise DataError(f"{path}: {reason}. Choose another checkpoint, or train again.")
 
 
 def _damage(path: Path, names: Collection[str] = (WEIGHTS, TRAINING, STATE)) -> str | None:

@@ -31,7 +31,6 @@ class RunDirectory:
         self.info_path = self.path / INFO
         self.metrics_path = self.path / "metrics.jsonl"
         self.lock_path = self.path / "run.lock"
-        self.report_path = self.path / "report.html"
         self.autoencoder_path = self.path / "autoencoder.safetensors"  #: a diffusion run's: the weights it decodes with
         self.checkpoints = self.path / "checkpoints"
         self.sheets = self.path / "sheets"
@@ -48,10 +47,14 @@ class RunDirectory:
         run = cls(path)
         if not run.recipe_path.is_file():
             files.check_writable(run.path.parent)
-            with files.new_directory(run.path) as temporary:
-                files.write_text(temporary / RECIPE, dump_recipe(recipe))
-                files.write_json(temporary / INFO, dict(info))
-            return run
+            try:
+                with files.new_directory(run.path) as temporary:
+                    files.write_text(temporary / RECIPE, dump_recipe(recipe))
+                    files.write_json(temporary / INFO, dict(info))
+                return run
+            except DataError:
+                if not run.recipe_path.is_file():
+                    raise  # else another process made the run just now
         differing = differing_keys(run.recipe, recipe)
         if differing:
             raise RecipeError(*(f"{run.path}: was made with another recipe: {line}" for line in differing),
@@ -118,7 +121,7 @@ def list_runs(root: Path) -> list[RunDirectory]:
     """All runs directly under `root`, by name."""
     if not root.is_dir():
         return []
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))  # `.tmp-*`: not yet one
+    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))  # not yet one
     return [RunDirectory(entry) for entry in entries if (entry / RECIPE).is_file()]
 
 

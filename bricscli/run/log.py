@@ -105,13 +105,17 @@ class Progress:
 class RunLog:
     """Appends to a run's `metrics.jsonl` and shows the newest numbers. A context manager.
 
-    Opening it drops the lines beyond `resume_from` images seen, which the resumed run will write again.
+    Opening it drops the lines beyond `resume_from` images seen, which the resumed run will write again. Every method
+    raises BricsError where the disk is full or refuses.
     """
 
     def __init__(self, run: "RunDirectory", total_images: int, resume_from: int = 0) -> None:
         self.path = run.metrics_path
         _keep_until(self.path, resume_from)
-        self.descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            self.descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise files.disk_error(self.path, error) from error
         self.progress = Progress(total_images, run.name, "images", done=resume_from)
 
     def log(self, images_seen: int, metrics: Mapping[str, float]) -> None:
@@ -130,12 +134,17 @@ class RunLog:
 
     def sync(self) -> None:
         """Makes what was logged last; before a checkpoint, so that no checkpoint is ahead of its log."""
-        os.fsync(self.descriptor)
+        try:
+            os.fsync(self.descriptor)
+        except OSError as error:
+            raise files.disk_error(self.path, error) from error
 
     def close(self) -> None:
         self.progress.close()
-        self.sync()
-        os.close(self.descriptor)
+        try:
+            self.sync()
+        finally:
+            os.close(self.descriptor)
 
     def __enter__(self) -> Self:
         return self

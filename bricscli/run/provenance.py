@@ -1,6 +1,7 @@
 """Which programs made a result: enough to make it again, nothing about whose machine it was."""
 
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -28,8 +29,11 @@ def describe_process() -> dict[str, Any]:
 def describe_arguments(argv: list[str]) -> list[str]:
     """The command line with the program's bare name, and `~` for the home folder."""
     home = str(Path.home())
-    rest = [argument.replace(home, "~") if len(home) > 1 else argument for argument in argv[1:]]
-    return ["brics", *rest]
+    if len(home) == 1:
+        return ["brics", *argv[1:]]
+    # Where a path begins (also in `--out=/home/ann` and `-r/home/ann`) and a name ends: not in `/home/anna`.
+    pattern = re.compile(rf"(?:(?<![\w.-])|(?<=^-\w)){re.escape(home)}(?=[/:,]|$)")
+    return ["brics", *(pattern.sub("~", argument) for argument in argv[1:])]
 
 
 def _version(package: str) -> str | None:

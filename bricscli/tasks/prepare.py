@@ -76,11 +76,11 @@ def prepare_toy(
 ) -> Prepared:
     """Draws `count` toy churches of `resolution` pixels into the data set `out`.
 
-    The same command on a finished data set does nothing. `workers`: processes; None: one per CPU core.
+    The same command on a finished data set only verifies it. `workers`: processes; None: one per CPU core.
 
     Raises:
         RecipeError: a value is out of range.
-        DataError: `out` holds something else, or cannot be written.
+        DataError: `out` holds something else or is damaged, or cannot be written.
     """
     _check_options(resolution, val_fraction, workers)
     if count < 2:
@@ -113,13 +113,13 @@ def prepare_folder(
 ) -> Prepared:
     """Crops and resizes every image below `folder` into the data set `out`.
 
-    The same command on a finished data set made of the same files does nothing. Files that are named like images and
-    cannot be read are listed in the manifest. `workers`: processes; None: one per CPU core.
+    The same command on a finished data set made of the same files only verifies it. Files that are named like images
+    and cannot be read are listed in the manifest. `workers`: processes; None: one per CPU core.
 
     Raises:
         RecipeError: a value is out of range.
-        DataError: there are no images, more than 1 % of them cannot be read, or `out` holds something else or cannot
-            be written.
+        DataError: there are no images or only copies of one, more than 1 % of them cannot be read, or `out` holds
+            something else, is damaged, or cannot be written.
     """
     _check_options(resolution, val_fraction, workers)
     listing = list_images(folder)
@@ -143,6 +143,7 @@ def prepare_folder(
         _check_rejected(folder, rejected, total)
         good = [i for i, (_, reason) in enumerate(converted) if not reason]
         digests = [converted[i][0] for i in good]
+        _check_variety(folder, digests)
         val = _val_samples(digests, val_fraction)
         header = {
             **settings([digest for digest, _ in converted]),
@@ -199,7 +200,6 @@ def _existing(out: Path) -> ShardSet | None:
     if os.path.lexists(out) and not out.is_dir():
         raise DataError(f"{out}: is a file. Choose another --out, or delete it.")
     files.check_writable(out)
-    files.sweep(out.parent)
     return None
 
 
@@ -212,6 +212,7 @@ def _same(existing: ShardSet, settings: dict[str, Any]) -> Prepared:
         facts = [f"{key} {_show_value(found.get(key))}, not {_show_value(wanted[key])}" for key in differing]
         what = "; ".join(facts) or "made of other images"
         raise DataError(f"{existing.path}: holds another data set ({what}). Choose another --out, or delete it.")
+    existing.verify()
     return Prepared(existing, already=True)
 
 
@@ -228,14 +229,25 @@ def _check_rejected(folder: Path, rejected: Sequence[Rejected], total: int) -> N
             f"{folder}: {len(rejected)} of {total} image files cannot be read, more than {MAX_REJECTED:.0%}: {few}. "
             "Repair them, or move them elsewhere."
         )
-    if total - len(rejected) < 2:
-        raise DataError(f"{folder}: holds a single image. Add more: some to train on, some to validate.")
+
+
+def _check_variety(folder: Path, digests: Sequence[str]) -> None:
+    if len(set(digests)) < 2:
+        found = "holds a single image" if len(digests) < 2 else f"all its {len(digests)} images are copies of one file"
+        raise DataError(f"{folder}: {found}. Add others: some to train on, some to validate.")
 
 
 def _val_samples(digests: Sequence[str], val_fraction: float) -> set[int]:
-    """The numbers of the validation samples: those with the smallest digests, so that equal files stay together."""
-    count = min(max(1, round(len(digests) * val_fraction)), len(digests) - 1)
-    return set(sorted(range(len(digests)), key=lambda i: (digests[i], i))[:count])
+    """The numbers of the validation samples: those with the smallest digests.
+
+    Equal files are never split between train and val: where the cut would part them it moves behind them, or before
+    them if nothing were left to train on. Needs two different digests.
+    """
+    in_order = sorted(range(len(digests)), key=lambda i: (digests[i], i))
+    last = digests[in_order[max(1, round(len(digests) * val_fraction)) - 1]]
+    if last == digests[in_order[-1]]:
+        return {i for i in in_order if digests[i] < last}
+    return {i for i in in_order if digests[i] <= last}
 
 
 def _train_then_val(count: int, val: set[int]) -> list[int]:

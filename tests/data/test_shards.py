@@ -38,7 +38,7 @@ def test_what_was_written_is_read(dataset: ShardSet) -> None:
     assert dataset.splits == {"train": 7, "val": 3}
     assert [shard.samples for shard in dataset.shards] == [3, 3, 1, 3]
     assert [len(train), len(val)] == [7, 3]
-    assert train.keys == [f"{i:06d}" for i in range(7)] and val.key(2) == "v00002"
+    assert train.keys == [f"{i:06d}" for i in range(7)] and val.keys[2] == "v00002"
     assert train.extensions == ["flip.npy", "png"]
     assert [train.read(i) for i in range(7)] == [f"image {i}".encode() * 90 for i in range(7)]
     assert train.read(6, "flip.npy") == b"mirrored 6" and val.read(0, "flip.npy") == b""
@@ -106,8 +106,11 @@ def test_a_flipped_bit_is_found_where_it_is(dataset: ShardSet) -> None:
         dataset.verify()
 
 
-def test_verify_accepts_what_is_whole(dataset: ShardSet) -> None:
+def test_verify_accepts_what_is_whole_and_names_what_is_gone(dataset: ShardSet) -> None:
     dataset.verify()
+    (dataset.path / "val-00000.tar").unlink()
+    with pytest.raises(DataError, match=r"val-00000.tar: cannot be read \(No such file"):
+        dataset.verify()
 
 
 def test_an_empty_or_short_shard_is_never_a_short_epoch(dataset: ShardSet) -> None:

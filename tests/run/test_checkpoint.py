@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from bricscli.errors import DataError
 from bricscli.files import sha256_file
+from bricscli.run import checkpoint
 from bricscli.run.checkpoint import (
     checkpoint_digest,
     find_checkpoint,
@@ -106,10 +108,23 @@ def test_missing_and_foreign(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "training.safetensors", "state.json"])
+def test_what_vanishes_after_the_check_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path, load = save(tmp_path, 1), checkpoint.load_weights
+
+    def late(file: Path) -> checkpoint.Weights:
+        (path / name).unlink()
+        return load(file)
+
+    monkeypatch.setattr(checkpoint, "load_weights", late)
+    with pytest.raises(DataError, match=rf"step-0000001: {re.escape(name)} is missing\. Choose another"):
+        load_checkpoint(path, training=True)
+
+
 def test_steps_are_numbers_not_text(tmp_path: Path) -> None:
     for step in (9_999_999, 10_000_000, 3):
         save(tmp_path, step)
-    (tmp_path / ".tmp-step-0000099-1").mkdir()
+    (tmp_path / ".brics-tmp-step-0000099-1").mkdir()
     (tmp_path / "step-7").mkdir()
     assert [int(path.name[5:]) for path in list_checkpoints(tmp_path)] == [3, 9_999_999, 10_000_000]
     assert latest_checkpoint(tmp_path) == tmp_path / "step-10000000"

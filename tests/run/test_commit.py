@@ -74,7 +74,7 @@ def kill_everywhere(folder: Path, action: Callable[[], object], check: Callable[
             assert check(), "ended well, but the new state is not there"
             break
         files.sweep(folder)
-        assert not list(folder.rglob(".tmp-*"))
+        assert not list(folder.rglob(".brics-tmp-*"))
         seen.append(check())
     assert len(seen) >= 3
     assert set(seen) == {False, True}

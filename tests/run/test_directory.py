@@ -57,6 +57,24 @@ def test_creating_again_with_another_recipe_names_the_keys(tmp_path: Path) -> No
         create(tmp_path / "a", AUTOENCODER)
 
 
+@pytest.mark.parametrize("images", [100, 200])
+def test_two_that_create_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    other = create(tmp_path / "other" / "a", DIFFUSION | {"training": {"images": images}}, first=True)
+    rename = os.rename
+
+    def late(source: Path, target: Path) -> None:
+        rename(other.path, target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    if images == 100:
+        assert create(tmp_path / "a", first=False).info == {"first": True}
+    else:
+        with pytest.raises(RecipeError, match=r"training\.images: 200 -> 100"):
+            create(tmp_path / "a")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "other"]
+
+
 def test_creating_where_something_else_is(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "photo.jpg").write_text("1")
@@ -102,7 +120,7 @@ def test_newest_run_is_of_the_kind_and_by_checkpoint(tmp_path: Path, capsys: pyt
     assert "v: is left out" in capsys.readouterr().err
     assert name_of(newest_run(tmp_path, "autoencoder")) == "w"
     assert [run.name for run in list_runs(tmp_path)] == ["v", "w", "x", "y", "z"]
-    empty.path.rename(tmp_path / ".tmp-x-1")
+    empty.path.rename(tmp_path / ".brics-tmp-x-1")
     assert "x" not in [run.name for run in list_runs(tmp_path)] and len(list_runs(tmp_path)) == 4
 
 
@@ -168,7 +186,7 @@ def test_a_child_that_leaves_the_block_does_not_unlock(tmp_path: Path) -> None:
 def test_lock_sweeps_what_the_killed_left(tmp_path: Path) -> None:
     run = create(tmp_path / "a")
     run.checkpoints.mkdir()
-    (run.checkpoints / ".tmp-step-0000001-99999999").mkdir()
-    (run.path / ".tmp-metrics.jsonl-99999999").write_text("")
+    (run.checkpoints / ".brics-tmp-step-0000001-99999999").mkdir()
+    (run.path / ".brics-tmp-metrics.jsonl-99999999").write_text("")
     with run.lock():
-        assert not list(run.path.rglob(".tmp-*"))
+        assert not list(run.path.rglob(".brics-tmp-*"))

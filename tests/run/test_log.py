@@ -1,12 +1,14 @@
+import errno
 import io
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from bricscli.errors import DataError
+from bricscli.errors import BricsError, DataError
 from bricscli.recipe.load import recipe_from_dict
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import RunLog, read_metrics, say, show_seconds, track, warn
@@ -148,6 +150,24 @@ def test_each_line_is_there_at_once(run: RunDirectory) -> None:
     logged.log(10, {"l2": 1})
     assert json.loads(run.metrics_path.read_text()) == {"images_seen": 10, "l2": 1.0}
     logged.close()
+
+
+def test_what_the_disk_refuses_is_one_line(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    logged = RunLog(run, 100)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        for action in (logged.sync, logged.close):
+            with pytest.raises(BricsError, match=r"metrics\.jsonl: could not be written: Input/output error"):
+                action()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(logged.descriptor)
+    run.metrics_path.unlink()
+    run.metrics_path.mkdir()
+    with pytest.raises(BricsError, match=r"metrics\.jsonl: could not be written: Is a directory"):
+        RunLog(run, 100)
 
 
 def test_show_seconds() -> None:

@@ -53,3 +53,13 @@ def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_home_at_the_root_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/")
     assert provenance.describe_arguments(["brics", "/data/x"]) == ["brics", "/data/x"]
+
+
+@pytest.mark.parametrize(("argument", "shown"), [
+    ("/home/ann", "~"), ("/home/ann/x", "~/x"), ("--out=/home/ann/x", "--out=~/x"), ("-r/home/ann/x", "-r~/x"),
+    ("/home/ann/a:/home/ann/b", "~/a:~/b"), ("file:///home/ann/x", "file://~/x"), ("/home/anna/x", "/home/anna/x"),
+    ("/home/ann.old/x", "/home/ann.old/x"), ("/mnt/home/ann/x", "/mnt/home/ann/x"),
+])
+def test_home_is_a_whole_path(monkeypatch: pytest.MonkeyPatch, argument: str, shown: str) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert provenance.describe_arguments(["brics", argument]) == ["brics", shown]

@@ -13,6 +13,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from bricscli.commands.prepare import prepare as command
 from bricscli.data import toy
 from bricscli.data.images import Pixels, crop_and_resize, decode_image, encode_png, to_pixels
 from bricscli.data.shards import ShardSet, write_shards
@@ -114,6 +115,32 @@ def test_both_splits_hold_images(tmp_path: Path, count: int, fraction: float, va
     assert dataset.splits == {"train": count - val, "val": val}
 
 
+def copies(folder: Path, count: int, seed: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        (folder / f"copy{i}.png").write_bytes(encode_png(picture(seed, 8, 8)))
+
+
+@pytest.mark.parametrize(("others", "fraction"), [(10, 0.25), (10, 0.05), (10, 0.5), (10, 0.9), (1, 0.5), (1, 0.05)])
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_of_a_file_are_never_in_both_splits(tmp_path: Path, others: int, fraction: float, seed: int) -> None:
+    folder = fill(tmp_path / "photos", others)
+    copies(folder, 6, seed)
+    found = read_all(prepare_folder(tmp_path / "set", folder=folder, resolution=16, val_fraction=fraction).dataset)
+    val, train = ({o["sha256"] for s, _, o in found.values() if s == split} for split in ("val", "train"))
+    assert val and train and not val & train and len(found) == others + 6
+    assert max(val) < min(train)
+    assert sum(split == "val" for split, _, _ in found.values()) >= round(fraction * (others + 6)) or others == 1
+
+
+def test_copies_of_one_file_alone_are_refused(tmp_path: Path) -> None:
+    copies(tmp_path / "photos", 4, 0)
+    with pytest.raises(DataError, match=r"photos: all its 4 images are copies of one file\. Add others") as refused:
+        prepare_folder(tmp_path / "set", folder=tmp_path / "photos", resolution=8)
+    assert len(refused.value.lines) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
 def test_any_number_of_workers_writes_the_same_bytes(photos: Path, tmp_path: Path) -> None:
     for workers in (1, 2, 3):
         prepare_folder(tmp_path / f"photos{workers}", folder=photos, resolution=16, workers=workers)
@@ -167,6 +194,45 @@ def test_a_damaged_data_set_is_not_taken_for_a_finished_one(photos: Path, tmp_pa
     (tmp_path / "set" / "val-00000.tar").write_bytes(b"")
     with pytest.raises(DataError, match="truncated"):
         prepare_folder(tmp_path / "set", folder=photos, resolution=16)
+
+
+def test_a_finished_data_set_is_read_again(photos: Path, tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "set", folder=photos, resolution=16)
+    prepare_toy(tmp_path / "toy", resolution=16, count=5)
+    for name in ("set", "toy"):
+        data = bytearray((tmp_path / name / "train-00000.tar").read_bytes())
+        data[600] ^= 1
+        (tmp_path / name / "train-00000.tar").write_bytes(data)
+    for make in (
+        lambda: prepare_folder(tmp_path / "set", folder=photos, resolution=16),
+        lambda: prepare_toy(tmp_path / "toy", resolution=16, count=5),
+    ):
+        with pytest.raises(DataError, match=r"train-00000\.tar: damaged"):
+            make()
+
+
+def test_what_others_left_beside_it_stays(tmp_path: Path) -> None:
+    for name in (".tmp-x-99999999", ".brics-tmp-x-99999999"):
+        (tmp_path / name).mkdir()
+    prepare_toy(tmp_path / "toy", resolution=8, count=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".brics-tmp-x-99999999", ".tmp-x-99999999", "toy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"source": "toy", "resolution": 0}, "--resolution: 0 is out of range"),
+        ({"source": "toy", "count": 0}, "--count: 0 is too few"),
+        ({"source": "folder", "resolution": 8, "seed": 0}, "--seed: goes with `toy`"),
+        ({"source": "folder", "resolution": 8, "count": 9}, "--count: goes with `toy`"),
+        ({"source": "lsun"}, r"`lsun` is unknown\. There are: toy \(churches.*\), folder \(your.*\)\."),
+    ],
+)
+def test_options_that_do_not_fit(photos: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    folder = photos if options["source"] == "folder" else None
+    with pytest.raises(RecipeError, match=words):
+        command(out=tmp_path / "set", folder=folder, **options)
+    assert not (tmp_path / "set").exists()
 
 
 def test_other_files_in_the_way_are_left_alone(photos: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_what_is_there_already_is_kept(trained: Trained, tmp_path: Path) -> None
     assert sample_to_folder(trained.diffusion, out, count=4, device=CPU) == 4
     first = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.glob("*.png")}
     (out / "000002.png").unlink()
-    (out / ".tmp-000003.png-999999999").write_bytes(b"half of one")
+    (out / ".brics-tmp-000003.png-999999999").write_bytes(b"half of one")
     assert sample_to_folder(trained.diffusion, out, count=6, device=CPU) == 3
     assert sorted(path.name for path in out.iterdir()) == [*(f"00000{i}.png" for i in range(6)), RECORD]
     for name, (data, time) in first.items():

@@ -1,0 +1,30 @@
+"""Which images a name and a split stand for."""
+
+from pathlib import Path
+
+import pytest
+
+from bricscli.data.collection import find_images
+from bricscli.data.images import encode_png
+from bricscli.data.toy import draw
+from bricscli.errors import DataError
+from bricscli.tasks.prepare import prepare_toy
+
+
+def test_a_split_is_chosen_or_the_default(tmp_path: Path) -> None:
+    prepare_toy(tmp_path / "toy", resolution=8, count=10, val_fraction=0.2, workers=1)
+    counts = {(split, default): find_images("toy", split, tmp_path, default=default).count
+              for split in (None, "train", "val", "all") for default in ("all", "val")}
+    assert counts == {(None, "all"): 10, (None, "val"): 2, ("train", "all"): 8, ("train", "val"): 8,
+                      ("val", "all"): 2, ("val", "val"): 2, ("all", "all"): 10, ("all", "val"): 10}
+
+
+def test_a_plain_folder_has_no_split(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(draw(0, 0, 8)))
+    images = find_images(tmp_path, default="val")
+    assert (images.count, images.split) == (1, None)
+    with pytest.raises(DataError) as refused:
+        find_images(tmp_path, "val")
+    assert str(refused.value) == f"{tmp_path}: is a plain folder, which has no split `val`. Leave --split out."
+    with pytest.raises(DataError, match="nowhere: neither a folder nor a prepared data set"):
+        find_images(tmp_path / "nowhere", "val")
