@@ -7,6 +7,7 @@ from bricscli.data.shards import ShardSet
 from bricscli.errors import DataError
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.run.directory import RunDirectory
+from bricscli.tasks.models import recipe_of
 
 
 def describe_shards(data: Path, command: str) -> list[str]:
@@ -43,7 +44,11 @@ def check_same_data(run: RunDirectory, shards: ShardSet) -> None:
 
 
 def trained_data(run: RunDirectory, root: Path) -> Path:
-    """The data set under `root` that the run was trained on. Raises DataError where another lies in its place."""
+    """The data set under `root` that an autoencoder's run was trained on.
+
+    Raises DataError where another lies in its place, MismatchError where it is another kind of run.
+    """
+    recipe_of(run, AutoencoderRecipe)
     path = root / str(run.info["data"]["name"])
     began = run.info["data"]["digest"]
     if ShardSet.open(path).digest != began:
