@@ -18,6 +18,8 @@ def sample(
     sampler: Annotated[str | None, typer.Option(help="ddim or dpmpp_2m (default: the recipe's).")] = None,
     steps: Annotated[int | None, typer.Option(help="Evaluations of the denoiser per image, less one "
                                                    "(default: the recipe's).")] = None,
+    start: Annotated[float | None, typer.Option(metavar="T", help="Time in (0, 1] at which noise is taken for a noisy "
+                                                "key code (default: the recipe's).")] = None,
     batch_size: Annotated[int, typer.Option(help="Images held in memory at a time; does not change them.")] = 64,
     device: options.Device = "auto",
 ) -> None:
@@ -42,6 +44,6 @@ def sample(
         say(f"{chosen.path}: is the diffusion model that was trained last; using it.")
     out = out or chosen.samples
     new = sample_to_folder(chosen, out, count=count, first_seed=seed, device=choose_device(device), sampler=sampler,
-                           steps=steps, batch_size=batch_size)
+                           steps=steps, start=start, batch_size=batch_size)
     kept = f" ({count - new} were there already)" if new < count else ""
     say(f"{out}: {count} images, seeds {seed} to {seed + count - 1}{kept}.")

@@ -43,7 +43,8 @@ def sample_key(seed: int) -> str:
 
 
 def sample_to_folder(run: RunDirectory, out: Path, *, count: int, first_seed: int = 0, device: torch.device,
-                     sampler: str | None = None, steps: int | None = None, batch_size: int = 64) -> int:
+                     sampler: str | None = None, steps: int | None = None, start: float | None = None,
+                     batch_size: int = 64) -> int:
     """Writes `<seed>.png` for `count` seeds from `first_seed` into `out`; returns how many were new.
 
     Images that are there already, drawn by the same model in the same way, are kept. Raises DataError where `out`
@@ -51,7 +52,7 @@ def sample_to_folder(run: RunDirectory, out: Path, *, count: int, first_seed: in
     """
     check_range(count=count, seed=first_seed, steps=steps, batch_size=batch_size)
     denoiser = load_denoiser(run, device)
-    sampling = choose_sampling(denoiser.recipe.sampling, sampler, steps)
+    sampling = choose_sampling(denoiser.recipe.sampling, sampler, steps, start)
     record = {
         "kind": "samples", "denoiser": {"run": run.name, "digest": denoiser.digest},
         "autoencoder": denoiser.autoencoder.digest, "sampling": sampling.model_dump(), "device": device.type}
@@ -82,7 +83,7 @@ def draw_key_codes(denoiser: nn.Module, schedule: ChenCosine, code_shape: tuple[
                    sampling: SamplingSpec, device: torch.device) -> Tensor:
     """`(len(seeds), C_z, H_z, W_z)` in [0, 1], on the CPU."""
     noise = torch.stack([torch.randn(code_shape, generator=generator_for(seed, "sample")) for seed in seeds])
-    log_snr, run_sampler = log_snr_steps(schedule, sampling.steps), SAMPLERS[sampling.sampler]
+    log_snr, run_sampler = log_snr_steps(schedule, sampling.steps, sampling.start), SAMPLERS[sampling.sampler]
     predict = PredictData(denoiser)
     return in_passes(lambda x_t: to_key_code(run_sampler(predict, x_t, log_snr)), noise, device)
 
@@ -92,11 +93,14 @@ def decode_key_codes(autoencoder: Autoencoder, codes: Tensor, device: torch.devi
     return in_passes(lambda code: to_uint8(autoencoder.decode(code)), codes.float(), device)
 
 
-def choose_sampling(recipe: SamplingSpec, sampler: str | None, steps: int | None) -> SamplingSpec:
-    """The recipe's sampling with what the user asks for instead. Raises RecipeError for an unknown sampler."""
+def choose_sampling(recipe: SamplingSpec, sampler: str | None, steps: int | None,
+                    start: float | None = None) -> SamplingSpec:
+    """The recipe's sampling with what the user asks for instead. Raises RecipeError where that cannot be."""
     if sampler is not None and sampler not in SAMPLERS:
         raise RecipeError(f"--sampler: `{sampler}` is unknown. There are: {', '.join(SAMPLERS)}.")
-    changes: dict[str, Any] = {"sampler": sampler, "steps": steps}
+    if start is not None and not 0 < start <= 1:
+        raise RecipeError(f"--start: {start} is out of range. Choose more than 0 and at most 1.")
+    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "start": start}
     return recipe.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 

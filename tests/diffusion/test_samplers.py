@@ -56,7 +56,7 @@ def test_order_of_convergence(name: str) -> None:
     start = torch.randn(16, 6, 1, 1, dtype=torch.float64)
     steps, errors = [80, 160, 320, 640], []
     for count in steps:
-        log_snr = log_snr_steps(ChenCosine(), count)
+        log_snr = log_snr_steps(ChenCosine(), count, 1.0)
         found = SAMPLERS[name](gaussian(mean, std), start, log_snr)
         errors.append((found - exact_end(mean, std, start, log_snr)).square().mean().sqrt().item())
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
@@ -67,7 +67,7 @@ def test_order_of_convergence(name: str) -> None:
 def test_few_steps_are_already_near(name: str) -> None:
     torch.manual_seed(0)
     mean, std = torch.full((1, 1, 1, 1), 0.3, dtype=torch.float64), torch.full((1, 1, 1, 1), 0.4, dtype=torch.float64)
-    start, log_snr = torch.randn(256, 1, 1, 1, dtype=torch.float64), log_snr_steps(ChenCosine(), 30)
+    start, log_snr = torch.randn(256, 1, 1, 1, dtype=torch.float64), log_snr_steps(ChenCosine(), 30, 1.0)
     error = SAMPLERS[name](gaussian(mean, std), start, log_snr) - exact_end(mean, std, start, log_snr)
     assert error.abs().max() < {"ddim": 0.2, "dpmpp_2m": 0.02}[name]
 
@@ -78,7 +78,7 @@ def test_mean_and_covariance_of_a_mixture(name: str) -> None:
     torch.manual_seed(0)
     means = torch.tensor([[-0.8, -0.4], [0.8, -0.4], [0.0, 0.8]], dtype=torch.float64).view(3, 2, 1, 1)
     start = torch.randn(6000, 2, 1, 1, dtype=torch.float64)
-    drawn = SAMPLERS[name](mixture(means, 0.1), start, log_snr_steps(ChenCosine(), 100)).flatten(1)
+    drawn = SAMPLERS[name](mixture(means, 0.1), start, log_snr_steps(ChenCosine(), 100, 1.0)).flatten(1)
     centres = means.flatten(1)
     wanted = centres.T @ centres / 3 + 0.01 * torch.eye(2, dtype=torch.float64)
     assert drawn.mean(0).abs().max() < 4 * math.sqrt(0.44 / 6000)
@@ -98,6 +98,6 @@ def test_the_denoiser_is_asked_once_per_level_and_has_the_last_word(name: str) -
         asked.append(log_snr.item())
         return torch.full_like(x_t, float(len(asked)))
 
-    log_snr = log_snr_steps(ChenCosine(), 4)
+    log_snr = log_snr_steps(ChenCosine(), 4, 1.0)
     assert SAMPLERS[name](predict, torch.randn(1, 1, 2, 2), log_snr).unique().tolist() == [5]
     assert asked == log_snr.tolist()

@@ -65,7 +65,7 @@ def test_float32_times_lose_nothing_near_noise() -> None:
 ])
 @pytest.mark.parametrize("steps", [1, 2, 30])
 def test_sampling_steps(steps: int, schedule: ChenCosine, first: float) -> None:
-    log_snr = log_snr_steps(schedule, steps)
+    log_snr = log_snr_steps(schedule, steps, 0.97)
     assert log_snr.shape == (steps + 1,) and log_snr.dtype == torch.float64
     assert log_snr[0].item() == pytest.approx(math.log(first / (1 - first)))
     assert log_snr[-1].item() == pytest.approx(math.log((1 - 1e-4) / 1e-4))

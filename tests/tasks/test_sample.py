@@ -1,5 +1,6 @@
 """One seed, one image: at any batch size, in any order, beside any others; and folders that hold one kind only."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -75,7 +76,8 @@ def test_codes_come_from_the_sampler_and_the_seeds_own_noise(denoiser: LoadedDen
     shape = denoiser.autoencoder.code_shape
     noise = torch.stack([torch.randn(shape, generator=generator_for(seed, "sample")) for seed in range(8)])
     with torch.no_grad():
-        x_0 = SAMPLERS["dpmpp_2m"](PredictData(denoiser.model), noise, log_snr_steps(denoiser.schedule, 3))
+        log_snr = log_snr_steps(denoiser.schedule, 3, SAMPLING.start)
+        x_0 = SAMPLERS["dpmpp_2m"](PredictData(denoiser.model), noise, log_snr)
     codes = draw_key_codes(denoiser.model, denoiser.schedule, shape, range(8), SAMPLING, CPU)
     torch.testing.assert_close(codes, to_key_code(x_0))
     assert codes.min() >= 0 and codes.max() <= 1 and codes.std() > 0.05
@@ -90,7 +92,8 @@ def test_folder_of_samples(trained: Trained, tmp_path: Path) -> None:
     loaded = load_denoiser(trained.diffusion, CPU)
     assert record == {
         "kind": "samples", "denoiser": {"run": "toy-diffusion", "digest": loaded.digest},
-        "autoencoder": loaded.autoencoder.digest, "sampling": {"sampler": "dpmpp_2m", "steps": 4}, "device": "cpu"}
+        "autoencoder": loaded.autoencoder.digest, "device": "cpu",
+        "sampling": {"sampler": "dpmpp_2m", "steps": 4, "start": 0.97}}
 
 
 def test_files_are_the_same_at_batch_1_and_8(trained: Trained, tmp_path: Path) -> None:
@@ -177,6 +180,10 @@ def test_the_newest_samples(trained: Trained, tmp_path: Path) -> None:
 
 def test_the_sampler_is_the_one_asked_for(denoiser: LoadedDenoiser) -> None:
     shape = denoiser.autoencoder.code_shape
-    kinds = [choose_sampling(SAMPLING, name, steps) for name, steps in (("ddim", 4), ("dpmpp_2m", 4), ("dpmpp_2m", 5))]
+    asked = (("ddim", 4, 0.97), ("dpmpp_2m", 4, 0.97), ("dpmpp_2m", 5, 0.97), ("dpmpp_2m", 5, 0.9))
+    kinds = [choose_sampling(SAMPLING, *options) for options in asked]
     codes = [draw_key_codes(denoiser.model, denoiser.schedule, shape, range(2), kind, CPU) for kind in kinds]
-    assert not torch.equal(codes[0], codes[1]) and not torch.equal(codes[1], codes[2])
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(codes, 2))
+    for start in (0.0, 1.1):
+        with pytest.raises(RecipeError, match="--start"):
+            choose_sampling(SAMPLING, None, None, start)
