@@ -31,7 +31,7 @@ def open_images(data: Path, recipe: AutoencoderRecipe) -> ShardSet:
 
 
 def describe_data(shards: ShardSet) -> dict[str, str]:
-    """What `run.json` keeps of the data set."""
+    """What `run.json`, and the manifest of key codes, keep of the data set."""
     return {"name": shards.path.absolute().name, "digest": shards.digest}
 
 

@@ -21,8 +21,8 @@ from bricscli.errors import DataError, MismatchError
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import track
 from bricscli.runtime import in_passes
+from bricscli.tasks.datasets import describe_data, open_images
 from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder
-from bricscli.tasks.train_ae import open_images
 
 CODE, FLIP = "code.npy", "flip.npy"
 IMAGES_AT_A_TIME = 64
@@ -38,7 +38,7 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
     header = {
         "kind": "key_codes",
         "autoencoder": {"run": run.name, "digest": autoencoder.digest},
-        "images": {"name": data.name, "digest": images.digest},
+        "images": describe_data(images),
         "shape": list(autoencoder.code_shape),
         "dtype": "float16",
     }

@@ -26,8 +26,6 @@ from bricscli.run.provenance import describe_process
 #: AlexNet's pooling leaves nothing of smaller images.
 LPIPS_SIDE = 32
 
-DEFAULT_METRICS = ("psnr", "ssim", "lpips")
-
 #: Two batches of uint8 images (B,3,H,W) -> (B,).
 PairMeasure = Callable[[Tensor, Tensor], Tensor]
 
