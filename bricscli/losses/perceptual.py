@@ -1,7 +1,7 @@
 """Perceptual loss: squared distance of a frozen network's features (Johnson et al., arXiv:1603.08155v1, section 3.2).
 
 BRICS (arXiv:2305.18601v3, App. A.3) weighs it by 5 and names neither layers nor network; the four layers of VGG16 are
-Johnson's. SqueezeNet 1.1 is the small stand-in.
+Johnson's. SqueezeNet 1.1 is the small stand-in. VQGAN and latent-diffusion train with LPIPS instead.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bricscli import weights
 from bricscli.errors import DataError
+from bricscli.nn.lpips import LPIPS_WEIGHTS, LpipsDistance
 
 #: torchvision's normalisation of RGB in [0, 1] for networks trained on ImageNet.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -74,6 +76,28 @@ class PerceptualLoss(nn.Module):
             targets = self.features(real)
         layers = zip(self.features(fake), targets, SCALES[self.network], strict=True)
         return torch.stack([nn.functional.mse_loss(f, t) / scale for f, t, scale in layers]).sum()
+
+
+class LpipsLoss(nn.Module):
+    """LPIPS with VGG16, the perceptual loss of VQGAN (arXiv:2012.09841). `state` as in `PerceptualLoss`."""
+
+    def __init__(self, state: Mapping[str, Tensor] | None) -> None:
+        super().__init__()
+        self.distance = LpipsDistance("vgg", state)
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        """(B,3,H,W) in [-1,1], sides of at least 16 pixels -> scalar, the mean over the batch.
+
+        Gradients flow to `fake` only.
+        """
+        return self.distance(fake, real.detach()).mean()
+
+
+def load_perceptual_loss(network: Literal["vgg16", "squeezenet1_1", "lpips_vgg"]) -> PerceptualLoss | LpipsLoss:
+    """The loss with its pretrained network. Raises MissingWeights, DataError."""
+    if network == "lpips_vgg":
+        return LpipsLoss(weights.load_state(LPIPS_WEIGHTS["vgg"]))
+    return PerceptualLoss(network, weights.load_state(network))
 
 
 def _features(network: str) -> nn.Sequential:

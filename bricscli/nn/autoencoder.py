@@ -1,37 +1,61 @@
-"""The model in one sentence: image -> encoder -> bottleneck -> retrieval -> decoder -> image (BRICS, Fig. 3)."""
+"""The model in one sentence: image -> encoder -> bottleneck -> retrieval -> decoder -> image (BRICS, Fig. 3).
+
+BRICS, VQGAN, RQ-VAE and latent-diffusion's first stage are four ways to fill these four places.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from bricscli.nn.bottleneck import KeyCode, relax_precision
-from bricscli.nn.decoder import StyleDecoder
+from bricscli.nn.bottleneck import Bottleneck, Coded, relax_precision
+from bricscli.nn.decoders.conv import ConvDecoder
+from bricscli.nn.decoders.style import StyleDecoder
 from bricscli.nn.encoder import Encoder
-from bricscli.nn.feature_grid import FeatureGrid, tile
+from bricscli.nn.retrieval.feature_grid import FeatureGrid, NoRetrieval
+
+Retrieval = FeatureGrid | NoRetrieval
+Decoder = StyleDecoder | ConvDecoder  # MoVQ's is a ConvDecoder
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a training step needs: the fake image `(B, 3, H, W)`, and the code with its loss."""
+
+    image: Tensor
+    coded: Coded
 
 
 class Autoencoder(nn.Module):
     """Four places, filled by `build.build_autoencoder`."""
 
-    def __init__(self, encoder: Encoder, bottleneck: KeyCode, retrieval: FeatureGrid, decoder: StyleDecoder, *,
+    def __init__(self, encoder: Encoder, bottleneck: Bottleneck, retrieval: Retrieval, decoder: Decoder, *,
                  relaxed: bool) -> None:
+        """`relaxed`, for feature grids only: add the noise of relaxed precision in training."""
         super().__init__()
         self.encoder, self.bottleneck, self.retrieval, self.decoder = encoder, bottleneck, retrieval, decoder
-        self.relaxed = relaxed  #: noise of relaxed precision in training
+        self.relaxed = relaxed
 
     def encode(self, image: Tensor) -> Tensor:
-        """`(B, 3, H, W)` in [-1, 1] -> key code `(B, C_z, H_z, W_z)` in [0, 1]."""
+        """`(B, 3, H, W)` in [-1, 1] -> code `(B, C_z, H_z, W_z)`: key codes are in [0, 1], others unbounded."""
         return self.bottleneck(self.encoder(image))
 
-    def decode(self, key_code: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Key code in [0, 1] -> image `(B, 3, H, W)`, about [-1, 1].
+    def decode(self, code: Tensor) -> Tensor:
+        """Code -> image `(B, 3, H, W)`, about [-1, 1]."""
+        return self.decoder(self.retrieval(self.retrieval.tile(code)))
 
-        With a `generator` (training), eps_0 of relaxed precision is drawn from it on the CPU, whatever the device.
+    def forward(self, image: Tensor) -> Tensor:
+        return self.decode(self.encode(image))
+
+    def reconstruct(self, image: Tensor, generator: torch.Generator) -> Reconstruction:
+        """As training sees it: with the bottleneck's noise and loss, and eps_0 of relaxed precision.
+
+        Noise is drawn from `generator` on the CPU, whatever the device.
         """
-        tiled = tile(key_code, self.retrieval.size)
-        if generator is not None and self.relaxed:
+        coded = self.bottleneck.draw(self.encoder(image), generator)
+        tiled = self.retrieval.tile(coded.code)
+        if self.relaxed:
+            assert isinstance(self.retrieval, FeatureGrid)
             noise = torch.randn(tiled.shape, generator=generator).to(tiled)
             tiled = relax_precision(tiled, self.retrieval.r_max, noise)
-        return self.decoder(self.retrieval(tiled))
-
-    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.decode(self.encode(image), generator)
+        return Reconstruction(self.decoder(self.retrieval(tiled)), coded)

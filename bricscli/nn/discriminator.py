@@ -1,6 +1,7 @@
-"""Image -> critic's score: StyleGAN2's residual discriminator (arXiv:1912.04958), used with WGAN-GP.
+"""Image -> critic's scores: StyleGAN2's residual discriminator (arXiv:1912.04958), which BRICS trains with WGAN-GP, and
+pix2pix's PatchGAN (arXiv:1611.07004) as VQGAN has it (arXiv:2012.09841, taming-transformers).
 
-Differs from StyleGAN2: no minibatch standard deviation, since the gradient penalty is defined per image.
+Images are `(B, 3, H, W)` in [-1, 1].
 """
 
 import math
@@ -48,8 +49,11 @@ class DownBlock(nn.Module):
         return (self.conv2(self.conv1(x)) + self.shortcut(x)) / SQRT2
 
 
-class Discriminator(nn.Module):
-    """`(B, 3, H, W)` in [-1, 1] -> score `(B,)`; halves the resolution down to 4 pixels, where it can."""
+class StyleDiscriminator(nn.Module):
+    """Image -> score `(B,)`; halves the resolution down to 4 pixels, where it can.
+
+    Differs from StyleGAN2: no minibatch standard deviation, since the gradient penalty is defined per image.
+    """
 
     def __init__(self, *, resolution: int, channels: int, max_channels: int) -> None:
         super().__init__()
@@ -65,3 +69,36 @@ class Discriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.body(image)).squeeze(1)
+
+
+class PatchDiscriminator(nn.Module):
+    """Image -> scores `(B, P)` of overlapping patches, 70x70 pixels for three `layers`: `layers` halvings, then two
+    convolutions without.
+
+    Width `channels` doubles at every level up to the eighth fold. Not for the gradient penalty: its batch normalisation
+    ties the images of a batch together.
+    """
+
+    def __init__(self, *, channels: int, layers: int) -> None:
+        super().__init__()
+        self.smallest = 3 * 2**layers  #: pixels: the two last convolutions take one from each side
+        body: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        width = channels
+        for level in range(1, layers + 1):
+            outputs = channels * min(2**level, 8)
+            stride = 2 if level < layers else 1
+            body += [nn.Conv2d(width, outputs, 4, stride, padding=1, bias=False), nn.BatchNorm2d(outputs),
+                     nn.LeakyReLU(0.2)]
+            width = outputs
+        self.body = nn.Sequential(*body, nn.Conv2d(width, 1, 4, padding=1))
+        for module in self.body:  # pix2pix's start
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if min(image.shape[2:]) < self.smallest:
+            raise ValueError(f"images of {tuple(image.shape[2:])} pixels: this discriminator needs sides of at least"
+                             f" {self.smallest}. Use fewer layers.")
+        return self.body(image).flatten(1)

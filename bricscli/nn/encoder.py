@@ -8,22 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bricscli.nn.layers import SelfAttention, group_norm
-
-
-class ResidualBlock(nn.Module):
-    """norm, SiLU, 3x3 convolution, twice, beside a 1x1 shortcut where the width changes."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
-        return self.shortcut(x) + y
+from bricscli.nn.layers import Attention, ResidualBlock, SelfAttention, group_norm
 
 
 class Downsample(nn.Module):
@@ -38,10 +23,14 @@ class Downsample(nn.Module):
 
 
 class Encoder(nn.Module):
-    """taming's encoder; self-attention at the code's resolution, min(H_z, W_z) (App. A.1)."""
+    """taming's encoder: each multiplier after the first halves the resolution.
 
-    def __init__(self, *, channels: int, multipliers: Sequence[int], blocks: int, attention: bool,
-                 outputs: int) -> None:
+    Self-attention at the `code`'s resolution, min(H_z, W_z) (App. A.1): after every residual block there and in the
+    middle; or in the `middle` only, as in taming where no resolution is that of its attention; or `none`.
+    """
+
+    def __init__(self, *, channels: int, multipliers: Sequence[int], blocks: int,
+                 attention: Attention, outputs: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
         width = channels
@@ -50,12 +39,12 @@ class Encoder(nn.Module):
             for _ in range(blocks):
                 layers.append(ResidualBlock(width, channels * multiplier))
                 width = channels * multiplier
-                if last and attention:
+                if last and attention == "code":
                     layers.append(SelfAttention(width))
             if not last:
                 layers.append(Downsample(width))
         layers.append(ResidualBlock(width, width))
-        if attention:
+        if attention != "none":
             layers.append(SelfAttention(width))
         layers.append(ResidualBlock(width, width))
         self.body = nn.Sequential(*layers)

@@ -1,15 +1,21 @@
 """Layers that more than one network uses: taming's residual and attention blocks, StyleGAN2's scaled layers.
 
-Everything is plain PyTorch; features are `(B, C, H, W)` float.
+Everything is plain PyTorch; features are `(B, C, H, W)` float. A *norm* is made for a number of channels and called
+with features; MoVQ's is called with a `condition` as well, which the blocks hand through.
 """
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 SQRT2 = math.sqrt(2.0)
+Norm = Callable[[int], nn.Module]
+#: Where taming's networks attend: after every block at the code's resolution and in the middle; there only; nowhere.
+Attention = Literal["code", "middle", "none"]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -24,24 +30,50 @@ def zero_(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
+class ResidualBlock(nn.Module):
+    """norm, SiLU, 3x3 convolution, twice, beside a 1x1 shortcut where the width changes: taming's ResnetBlock."""
+
+    def __init__(self, inputs: int, outputs: int, norm: Norm = group_norm) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x, *condition)))
+        y = self.conv2(F.silu(self.norm2(y, *condition)))
+        return self.shortcut(x) + y
+
+
 class SelfAttention(nn.Module):
     """Residual self-attention over all positions.
 
     `heads=1` is taming's AttnBlock; scaled-dot-product attention gives its numbers in a twelfth of the memory.
     """
 
-    def __init__(self, channels: int, heads: int = 1) -> None:
+    def __init__(self, channels: int, heads: int = 1, norm: Norm = group_norm) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2)
+        qkv = self.qkv(self.norm(x, *condition)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2)
         y = F.scaled_dot_product_attention(*qkv.unbind(1))
         return x + self.out(y.transpose(-1, -2).reshape(b, c, h, w))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour to twice the resolution, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 class ScaledLinear(nn.Module):
@@ -68,10 +100,10 @@ def fir_kernel() -> Tensor:
 
 
 def fir_filter(x: Tensor, kernel: Tensor, pad: tuple[int, int], stride: int = 1) -> Tensor:
-    """Filter every channel of `x` with the same `(k, k)` kernel; `pad` before and after both axes, in pixels."""
+    """Filter every channel of `x` with the same `(k, k)` kernel; `pad`: zeros around rows and columns, in pixels."""
     channels = x.shape[1]
-    x = F.pad(x, (*pad, *pad))
-    return F.conv2d(x, kernel.to(x.dtype).expand(channels, 1, *kernel.shape), stride=stride, groups=channels)
+    weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape)
+    return F.conv2d(x, weight, stride=stride, padding=pad, groups=channels)
 
 
 def fir_upsample(x: Tensor, kernel: Tensor) -> Tensor:

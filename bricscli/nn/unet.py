@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bricscli.nn.layers import SelfAttention, group_norm, zero_
+from bricscli.nn.layers import SelfAttention, Upsample, group_norm, zero_
 
 
 def embed_log_snr(log_snr: Tensor, width: int) -> Tensor:
@@ -52,17 +52,6 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.attention(self.block(x, embedding))
-
-
-class Upsample(nn.Module):
-    """Nearest neighbour to twice the resolution, then a 3x3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 class UNet(nn.Module):

@@ -1,10 +1,10 @@
-"""WGAN-GP against critics whose gradients are known."""
+"""WGAN-GP and the adaptive weight where gradients are known, the hinge loss where its corners are."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bricscli.losses.adversarial import critic_loss, generator_loss, gradient_penalty
+from bricscli.losses.adversarial import ADVERSARIAL, adaptive_weight, critic_loss, generator_loss, gradient_penalty
 
 
 class Linear(nn.Module):
@@ -69,3 +69,53 @@ def test_penalty_leaves_the_images_alone() -> None:
     fake = images(1).requires_grad_()
     gradient_penalty(Bowl(1.0), images(0), fake, torch.rand(5, dtype=torch.float64)).backward()
     assert fake.grad is None
+
+
+def test_penalty_of_scores_by_patch_is_that_of_their_sum() -> None:
+    class Patches(Linear):
+        def forward(self, image: Tensor) -> Tensor:
+            return (image * self.slope).flatten(1)
+
+    slope = torch.randn(3, 4, 4, dtype=torch.float64)
+    mix = torch.rand(5, dtype=torch.float64)
+    expected = gradient_penalty(Linear(slope), images(0), images(1), mix)
+    torch.testing.assert_close(gradient_penalty(Patches(slope), images(0), images(1), mix), expected)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+def test_hinge(shape: tuple[int, ...]) -> None:
+    """Scores beyond their margin cost nothing and have no gradient."""
+    loss_of_generator, loss_of_critic = ADVERSARIAL["hinge"]
+    real = torch.tensor([2.0, 0.5, -1.0, 1.5]).view(shape).requires_grad_()
+    fake = torch.tensor([-3.0, -0.5, 1.0, -1.5]).view(shape).requires_grad_()
+    loss = loss_of_critic(real, fake)
+    assert loss.item() == pytest.approx(((0.5 + 2) / 4 + (0.5 + 2) / 4) / 2)
+    loss.backward()
+    assert real.grad is not None and real.grad.flatten().tolist() == [0, -1 / 8, -1 / 8, 0]
+    assert fake.grad is not None and fake.grad.flatten().tolist() == [0, 1 / 8, 1 / 8, 0]
+    assert loss_of_generator(fake).item() == 1.0
+
+
+def test_both_kinds_are_there() -> None:
+    assert ADVERSARIAL["wgan"] == (generator_loss, critic_loss)
+
+
+def test_adaptive_weight_makes_both_pulls_equal() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 2).double(), torch.randn(5, 3, dtype=torch.float64)
+    fake = layer(x)
+    reconstruction, adversarial = fake.square().mean(), -0.01 * fake[:, 0].mean()
+    weight = adaptive_weight(reconstruction, adversarial, layer.weight)
+    pull = (2 * fake.T @ x / fake.numel()).norm()
+    push = 0.01 * x.mean(0).norm()
+    torch.testing.assert_close(weight, (pull / (push + 1e-4)).detach())
+    assert weight > 1 and not weight.requires_grad and layer.weight.grad is None
+    (reconstruction + weight * adversarial).backward()  # the graph is still there
+    assert layer.weight.grad is not None
+
+
+def test_adaptive_weight_is_bounded() -> None:
+    layer = nn.Parameter(torch.ones(1))
+    assert adaptive_weight(1e9 * layer.sum(), 0 * layer.sum(), layer) == 1e4
+    assert adaptive_weight(1e-2 * layer.sum(), 0 * layer.sum(), layer).item() == pytest.approx(100)
+    assert adaptive_weight(0 * layer.sum(), layer.sum(), layer) == 0

@@ -1,5 +1,6 @@
 """The perceptual loss: the right layers of the right network, frozen, and differentiable in its first argument."""
 
+from importlib.resources import files
 from typing import Literal
 
 import pytest
@@ -9,7 +10,8 @@ from torchvision.models import squeezenet1_1, vgg16
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from bricscli.errors import DataError
-from bricscli.losses.perceptual import SCALES, TAPS, PerceptualLoss
+from bricscli.losses import perceptual
+from bricscli.losses.perceptual import SCALES, TAPS, LpipsLoss, PerceptualLoss, load_perceptual_loss
 
 Name = Literal["vgg16", "squeezenet1_1"]
 NETWORKS = sorted(TAPS)
@@ -112,3 +114,72 @@ def test_stays_frozen_inside_a_training_model(references: dict[str, nn.Module]) 
     before = loss(images(1), images(2))
     loss.train()
     assert torch.equal(loss(images(1), images(2)), before)
+
+
+@pytest.fixture(scope="module")
+def lpips_vgg(references: dict[str, nn.Module]) -> LpipsLoss:
+    return LpipsLoss(references["vgg16"].state_dict())
+
+
+def independent_lpips(network: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
+    """Zhang et al., Eq. 1: squared distances of features of unit length, weighted, averaged over positions."""
+    from torchvision.transforms.functional import normalize
+
+    nodes = [f"features.{i}" for i in (3, 8, 15, 22, 29)]
+    heads = torch.load(str(files("lpips") / "weights/v0.1/vgg.pth"), map_location="cpu", weights_only=True)
+    extract = create_feature_extractor(network, nodes)
+    a, b = (extract(normalize((x + 1) / 2, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])) for x in (fake, real))
+    layers = []
+    for i, node in enumerate(nodes):
+        difference = nn.functional.normalize(a[node], dim=1) - nn.functional.normalize(b[node], dim=1)
+        layers.append((difference.square() * heads[f"lin{i}.model.1.weight"]).sum(1).mean())
+    return torch.stack(layers).sum()
+
+
+def test_lpips_loss_is_its_definition(lpips_vgg: LpipsLoss, references: dict[str, nn.Module]) -> None:
+    expected = independent_lpips(references["vgg16"], images(1), images(2))
+    assert expected > 0
+    # lpips rounds the mean and deviation of pixels to three digits
+    torch.testing.assert_close(lpips_vgg(images(1), images(2)), expected, rtol=1e-2, atol=0)
+
+
+def test_lpips_gradients_reach_the_first_argument_only(lpips_vgg: LpipsLoss) -> None:
+    fake, real = images(1, 16).requires_grad_(), images(2, 16).requires_grad_()
+    loss = lpips_vgg(fake, real)
+    assert loss.shape == ()
+    loss.backward()
+    assert fake.grad is not None and fake.grad.abs().sum() > 0 and fake.grad.isfinite().all()
+    assert real.grad is None
+    assert not any(p.requires_grad for p in lpips_vgg.parameters())
+
+
+def test_lpips_has_no_dropout_inside_a_training_model(lpips_vgg: LpipsLoss) -> None:
+    before = lpips_vgg(images(1), images(2))
+    nn.ModuleList([lpips_vgg]).train()
+    assert torch.equal(lpips_vgg(images(1), images(2)), before)
+
+
+def test_lpips_of_dead_features_has_a_gradient(references: dict[str, nn.Module]) -> None:
+    """Where every channel is 0, a unit vector is 0 / 0."""
+    state = {k: v.clone() for k, v in references["vgg16"].state_dict().items() if k.startswith("features.")}
+    state["features.2.bias"] -= 1e6
+    fake = images(1, 16).requires_grad_()
+    loss = LpipsLoss(state)(fake, images(2, 16))
+    loss.backward()
+    assert loss.isfinite() and fake.grad is not None and fake.grad.isfinite().all()
+
+
+def test_each_loss_is_loaded_with_its_network(
+    monkeypatch: pytest.MonkeyPatch, references: dict[str, nn.Module]
+) -> None:
+    asked: list[str] = []
+
+    def load_state(name: str) -> dict[str, Tensor]:
+        asked.append(name)
+        return references[name].state_dict()
+
+    monkeypatch.setattr(perceptual.weights, "load_state", load_state)
+    assert isinstance(load_perceptual_loss("lpips_vgg"), LpipsLoss)
+    squeeze = load_perceptual_loss("squeezenet1_1")
+    assert isinstance(squeeze, PerceptualLoss) and squeeze.network == "squeezenet1_1"
+    assert asked == ["vgg16", "squeezenet1_1"]

@@ -18,23 +18,23 @@ from bricscli.nn.layers import SQRT2, ScaledLinear, fir_filter, fir_kernel, fir_
 
 
 class ModulatedConv(nn.Module):
-    """StyleGAN2's convolution whose input channels are scaled by a style, and whose output is normalised.
+    """StyleGAN2's 3x3 convolution: input channels scaled by a style, output normalised and multiplied by sqrt(2).
 
-    Scaling activations instead of weights gives the same numbers with one dense convolution for the whole batch.
+    Scaling activations instead of weights gives the same numbers with one dense convolution for the whole batch;
+    `reference` makes the weights of every image. The factor is that of the activation behind it, which is positively
+    homogeneous: here it costs no pass over the features.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, style_width: int, *, up: bool = False,
-                 demodulate: bool = True, output_gain: float = 1.0) -> None:
+    def __init__(self, inputs: int, outputs: int, style_width: int, *, up: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
-        self.gain = 1 / math.sqrt(inputs * kernel**2)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.gain = 1 / math.sqrt(inputs * 9)
         self.style = ScaledLinear(style_width, inputs, bias=1.0)
-        self.up, self.demodulate, self.padding = up, demodulate, kernel // 2
-        self.output_gain = output_gain  #: on the demodulated output
+        self.up = up
         self.fir: Tensor
         self.register_buffer("fir", fir_kernel(), persistent=False)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
         weight = self.weight * self.gain
         style = self.style(w)
         x = x * style[:, :, None, None]
@@ -42,39 +42,48 @@ class ModulatedConv(nn.Module):
             x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
             x = fir_filter(x, self.fir * 4, pad=(1, 1))
         else:
-            x = F.conv2d(x, weight, padding=self.padding)
-        if self.demodulate:
-            norm = style.square() @ weight.square().sum((2, 3)).T
-            x = x * (norm.add(1e-8).rsqrt() * self.output_gain)[:, :, None, None]
-        return x
+            x = F.conv2d(x, weight, padding=1)
+        norm = (style.square() @ weight.square().sum((2, 3)).T).add(1e-8).rsqrt()[:, :, None, None]
+        return torch.addcmul(bias.to(x.dtype), x, norm.to(x.dtype), value=SQRT2)  # autocast: the features stay bfloat16
+
+    def reference(self, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        """`forward` by weights (arXiv:1912.04958, Eqs. 1 and 3): one group of channels for each image."""
+        weight = self.weight * self.gain * self.style(w)[:, None, :, None, None]  # (B, outputs, inputs, 3, 3)
+        weight = weight * weight.square().sum((2, 3, 4), keepdim=True).add(1e-8).rsqrt() * SQRT2
+        images, grouped = len(x), x.flatten(0, 1)[None]
+        if self.up:
+            y = F.conv_transpose2d(grouped, weight.transpose(1, 2).flatten(0, 1), stride=2, groups=images)
+            y = fir_filter(y, self.fir * 4, pad=(1, 1))
+        else:
+            y = F.conv2d(grouped, weight.flatten(0, 1), padding=1, groups=images)
+        return y.unflatten(1, (images, -1))[0] + bias
 
 
 class StyledLayer(nn.Module):
-    """Modulated 3x3 convolution, bias, leaky ReLU with gain sqrt(2).
-
-    The gain is applied to the small factors before the activation, which is positively homogeneous: one pass over the
-    feature map less.
-    """
+    """Modulated 3x3 convolution, bias, leaky ReLU with gain sqrt(2)."""
 
     def __init__(self, inputs: int, outputs: int, style_width: int, *, up: bool = False) -> None:
         super().__init__()
-        self.conv = ModulatedConv(inputs, outputs, 3, style_width, up=up, output_gain=SQRT2)
+        self.conv = ModulatedConv(inputs, outputs, style_width, up=up)
         self.bias = nn.Parameter(torch.zeros(outputs, 1, 1))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return F.leaky_relu(self.conv(x, w) + self.bias * SQRT2, 0.2)
+        return F.leaky_relu_(self.conv(x, w, self.bias * SQRT2), 0.2)
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to three channels, without demodulation."""
+    """Modulated 1x1 convolution to three channels, without demodulation: so few weights that each image has its own."""
 
     def __init__(self, inputs: int, style_width: int) -> None:
         super().__init__()
-        self.conv = ModulatedConv(inputs, 3, 1, style_width, demodulate=False)
-        self.bias = nn.Parameter(torch.zeros(3, 1, 1))
+        self.weight = nn.Parameter(torch.randn(3, inputs))
+        self.gain = 1 / math.sqrt(inputs)
+        self.style = ScaledLinear(style_width, inputs, bias=1.0)
+        self.bias = nn.Parameter(torch.zeros(3, 1))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return self.conv(x, w) + self.bias
+        weight = self.weight * self.gain * self.style(w)[:, None]  # (B, 3, inputs)
+        return (weight @ x.flatten(2) + self.bias).unflatten(2, x.shape[2:])
 
 
 class StyleDecoder(nn.Module):
@@ -94,6 +103,11 @@ class StyleDecoder(nn.Module):
             width = outputs
         self.fir: Tensor
         self.register_buffer("fir", fir_kernel(), persistent=False)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Where VQGAN's adaptive weight compares gradients: the convolution of the last ToRGB."""
+        return self.to_rgb[-1].get_parameter("weight")
 
     def forward(self, features: Tensor) -> Tensor:
         w = features.mean((2, 3))
