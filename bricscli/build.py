@@ -1,35 +1,101 @@
 """The only place where a spec becomes a module."""
 
-from typing import Any
+from typing import Any, assert_never
 
 from torch import nn
 
 from bricscli.diffusion.schedule import ChenCosine
 from bricscli.nn.autoencoder import Autoencoder
-from bricscli.nn.bottleneck import KeyCode
-from bricscli.nn.decoder import StyleDecoder
-from bricscli.nn.discriminator import Discriminator
+from bricscli.nn.bottleneck import KL, RQ, VQ, Bottleneck, KeyCode, KLKeyCode
+from bricscli.nn.decoders.conv import ConvDecoder
+from bricscli.nn.decoders.movq import MoVQDecoder
+from bricscli.nn.decoders.style import StyleDecoder
+from bricscli.nn.discriminator import PatchDiscriminator, StyleDiscriminator
 from bricscli.nn.encoder import Encoder
-from bricscli.nn.feature_grid import FeatureGrid
+from bricscli.nn.retrieval.feature_grid import FeatureGrid, NoRetrieval
 from bricscli.nn.unet import UNet
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.recipe.specs import Spec
+from bricscli.recipe.specs import (
+    ConvDecoderSpec,
+    FeatureGridSpec,
+    KeyCodeSpec,
+    KLKeyCodeSpec,
+    KLSpec,
+    MoVQDecoderSpec,
+    NoRetrievalSpec,
+    PatchDiscriminatorSpec,
+    RQSpec,
+    Spec,
+    StyleDecoderSpec,
+    StyleDiscriminatorSpec,
+    VQSpec,
+)
 
 
 def build_autoencoder(recipe: AutoencoderRecipe) -> Autoencoder:
     """Random weights, drawn from torch's global generator."""
+    bottleneck = build_bottleneck(recipe)
     return Autoencoder(
-        Encoder(**recipe.encoder.model_dump(), outputs=recipe.bottleneck.channels),
-        KeyCode(),
-        FeatureGrid(groups=recipe.groups, **_arguments(recipe.retrieval)),
-        StyleDecoder(inputs=recipe.retrieval.channels, **_arguments(recipe.decoder)),
-        relaxed=recipe.bottleneck.noise,
+        Encoder(**_arguments(recipe.encoder), outputs=bottleneck.inputs),
+        bottleneck,
+        build_retrieval(recipe),
+        build_decoder(recipe),
+        relaxed=isinstance(recipe.bottleneck, KeyCodeSpec) and recipe.bottleneck.noise,
     )
 
 
-def build_discriminator(recipe: AutoencoderRecipe) -> Discriminator:
-    """The critic of WGAN-GP; only needed in training."""
-    return Discriminator(resolution=recipe.data.resolution, **recipe.discriminator.model_dump())
+def build_bottleneck(recipe: AutoencoderRecipe) -> Bottleneck:
+    """Encoder's output -> code."""
+    match spec := recipe.bottleneck:
+        case KeyCodeSpec():
+            return KeyCode(channels=spec.channels)  # its noise acts on the tiled code: Autoencoder.relaxed
+        case KLKeyCodeSpec():
+            return KLKeyCode(**_arguments(spec))
+        case KLSpec():
+            return KL(**_arguments(spec))
+        case VQSpec():
+            return VQ(**_arguments(spec))
+        case RQSpec():
+            return RQ(**_arguments(spec))
+        case _:
+            assert_never(spec)
+
+
+def build_retrieval(recipe: AutoencoderRecipe) -> FeatureGrid | NoRetrieval:
+    """Code -> feature block."""
+    match spec := recipe.retrieval:
+        case FeatureGridSpec():
+            r_min, r_max = recipe.level_range()
+            sizes = {"groups": recipe.bottleneck.channels // spec.key_length, "r_min": r_min, "r_max": r_max}
+            return FeatureGrid(**(_arguments(spec, "preset") | sizes))
+        case NoRetrievalSpec():
+            return NoRetrieval()
+        case _:
+            assert_never(spec)
+
+
+def build_decoder(recipe: AutoencoderRecipe) -> StyleDecoder | ConvDecoder | MoVQDecoder:
+    """Feature block -> image."""
+    match spec := recipe.decoder:
+        case StyleDecoderSpec():
+            return StyleDecoder(inputs=recipe.decoder_inputs, **_arguments(spec))
+        case ConvDecoderSpec():
+            return ConvDecoder(inputs=recipe.decoder_inputs, **_arguments(spec))
+        case MoVQDecoderSpec():
+            return MoVQDecoder(inputs=recipe.decoder_inputs, **_arguments(spec))
+        case _:
+            assert_never(spec)
+
+
+def build_discriminator(recipe: AutoencoderRecipe) -> StyleDiscriminator | PatchDiscriminator:
+    """The critic; only needed in training."""
+    match spec := recipe.discriminator:
+        case StyleDiscriminatorSpec():
+            return StyleDiscriminator(resolution=recipe.data.resolution, **_arguments(spec))
+        case PatchDiscriminatorSpec():
+            return PatchDiscriminator(**_arguments(spec))
+        case _:
+            assert_never(spec)
 
 
 def build_denoiser(recipe: DiffusionRecipe, channels: int, size: int) -> UNet:
@@ -42,9 +108,9 @@ def build_schedule(recipe: DiffusionRecipe) -> ChenCosine:
     return ChenCosine(**_arguments(recipe.schedule))
 
 
-def _arguments(spec: Spec) -> dict[str, Any]:
-    """A spec's fields but its kind: the keyword arguments of its module."""
-    return spec.model_dump(exclude={"kind"})
+def _arguments(spec: Spec, *without: str) -> dict[str, Any]:
+    """A spec's fields but its kind and those named: the keyword arguments of its module."""
+    return spec.model_dump(exclude={"kind", *without})
 
 
 def count_parameters(module: nn.Module) -> int:

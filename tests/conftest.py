@@ -1,5 +1,6 @@
 """What several test files train on: recipes and pictures so small that a step takes milliseconds."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +29,34 @@ TINY_DIFFUSION: dict[str, Any] = {
 }
 
 
+#: Other ways to fill the four places: changes to the tiny autoencoder.
+_CONV = {"kind": "conv", "channels": 8, "multipliers": [1, 2], "blocks": 1}
+_HINGE = {"l1": 1, "l2": 0, "adversarial_loss": "hinge", "adaptive": True, "gradient_penalty": 0}
+METHODS: dict[str, dict[str, Any]] = {
+    "kl_key_code": {"bottleneck": {"kind": "kl_key_code", "channels": 2}},
+    "key_length_2": {"bottleneck": {"channels": 4}, "retrieval": {"key_length": 2}},
+    "hash": {"retrieval": {"index": "hash", "max_entries": 64}},
+    "conv": {"decoder": _CONV},
+    "movq": {"decoder": _CONV | {"kind": "movq"}},
+    "ldm": {"bottleneck": {"kind": "kl", "channels": 2}, "retrieval": {"kind": "none"}, "decoder": _CONV},
+    "vqgan": {"bottleneck": {"kind": "vq", "channels": 8, "entries": 16}, "retrieval": {"kind": "none"},
+              "decoder": _CONV, "discriminator": {"kind": "patch", "channels": 4, "layers": 2}, "losses": _HINGE},
+    "rq_vae": {"bottleneck": {"kind": "rq", "channels": 8, "entries": 16, "depth": 2}, "retrieval": {"kind": "none"},
+               "decoder": _CONV},
+    "accumulated": {"training": {"accumulate": 2}},
+    "bf16": {"training": {"precision": "bf16"}},
+}
+
+
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    return base | {key: _merged(base.get(key, {}), value) if isinstance(value, dict) else value
+    return base | {key: _merged(base.get(key, {}), value) if isinstance(value, dict) and "kind" not in value else value
                    for key, value in changes.items()}
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The changes that make another method of the tiny autoencoder: `tiny_autoencoder(**method)`."""
+    return copy.deepcopy(METHODS[request.param])
 
 
 @pytest.fixture(scope="session")

@@ -207,10 +207,13 @@ def _build(layer: _Layer, problems: list[str], kind: Kind | None) -> Recipe:
     if kind is not None and found != kind:
         raise RecipeError(f"{layer.where}: is a recipe for {_MODELS[found]} (kind: {found}); "
                           f"`{_COMMANDS[kind]}` needs kind: {kind}.")
+    defaults = _default_kinds(KINDS[found])
+    values = {name: {"kind": defaults[name]} | part if name in defaults and isinstance(part, dict) else part
+              for name, part in layer.values.items()}
     try:
-        recipe = KINDS[found].model_validate(layer.values)
+        recipe = KINDS[found].model_validate(values)
     except ValidationError as error:
-        problems = problems + describe(error, KINDS[found], layer.values, layer.origin)
+        problems = problems + describe(error, KINDS[found], values, layer.origin)
     if problems:
         raise RecipeError(*problems)
     return recipe

@@ -11,7 +11,8 @@ from bricscli.recipe.strict_yaml import Key
 #: Patterns that have a name in plain words.
 _PATTERNS = {r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "a plain name of letters, digits, `.`, `_` and `-`"}
 _EXPECTED = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
-             "string_type": "text", "tuple_type": "a list", "model_type": "a mapping"}
+             "string_type": "text", "tuple_type": "a list", "model_type": "a mapping",
+             "model_attributes_type": "a mapping"}
 _BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "ge"),
            "less_than": ("below", "lt"), "less_than_equal": ("at most", "le")}
 
@@ -22,7 +23,7 @@ def describe(
     """Every error of `values` as a `model`; `where` tells where the value of a key comes from."""
     lines = []
     for details in error.errors():
-        key = _key(details["loc"], values)
+        key = _key(details["loc"], model)
         if details["type"] == "value_error":  # of a check across fields: a line `key: text` for each problem
             for line in str(details["ctx"]["error"]).split("\n"):
                 path, separator, text = line.partition(": ")
@@ -30,6 +31,9 @@ def describe(
                 lines.append(f"{where(inner)}: {_named(inner)}{text if separator else line}")
         elif details["type"] == "missing":
             lines.append(f"{where(key[:-1])}: {_named(key)}is required")
+        elif details["type"].startswith("union_tag"):
+            inner = (*key, details["ctx"]["discriminator"].strip("'"))
+            lines.append(f"{where(inner)}: {_named(inner)}{_wrong_kind(inner, model, values)}")
         elif details["type"] == "extra_forbidden":
             lines.append(f"{where(key)}: {_named(key)}{_unknown(key, model, values)}")
         else:
@@ -72,7 +76,7 @@ def show(value: Any) -> str:
 def did_you_mean(word: str, words: list[str]) -> str:
     """` Did you mean ...?` where one of the words is close, else nothing."""
     close = [other for other in words if _distance(word, other) == 1] or difflib.get_close_matches(word, words, n=1)
-    return f" Did you mean `{close[0]}`?" if close else ""
+    return f" Did you mean {' or '.join(f'`{other}`' for other in close)}?" if close else ""
 
 
 def _distance(a: str, b: str) -> int:
@@ -106,12 +110,21 @@ def _wrong(details: Mapping[str, Any]) -> str:
     return f"{details['msg']}, got {show(value)}"
 
 
+def _wrong_kind(key: Key, model: type[BaseModel], values: Mapping[str, Any]) -> str:
+    """Of a mapping whose `kind` is none of a union's."""
+    found = model.model_fields[str(key[0])]
+    kinds = [kind for member in _models(found.annotation) for kind in _kinds(member)]
+    value = values[key[0]]["kind"]  # type: ignore[index]
+    hint = did_you_mean(value, kinds) if isinstance(value, str) else ""
+    return f"must be one of {', '.join(f'`{kind}`' for kind in kinds)}, got {show(value)}.{hint}"
+
+
 def _unknown(key: Key, model: type[BaseModel], values: Mapping[str, Any]) -> str:
     name, inside = str(key[-1]), _model_at(key[:-1], model, values)
     if inside is None:
         return "unknown key"
     suffix = f" for kind `{_kinds(inside)[0]}`" if _kinds(inside) else ""
-    elsewhere = [dotted(path) for path in _all_keys(model) if path[-1] == name]
+    elsewhere = [dotted(path) for path in _all_keys(model, values) if path[-1] == name]
     names = [*inside.model_fields, "extends"] if len(key) == 1 else list(inside.model_fields)
     if len(elsewhere) == 1:
         hint = f" Did you mean `{elsewhere[0]}`?"
@@ -134,38 +147,37 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models(inner)
 
 
+def _member(annotation: Any, value: Any) -> type[BaseModel] | None:
+    """The model in a type; of a union the one that has the value's `kind`, or the first."""
+    candidates = list(_models(annotation))
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    matching = [candidate for candidate in candidates if kind in _kinds(candidate)]
+    return next(iter(matching or candidates), None)
+
+
 def _model_at(key: Key, model: type[BaseModel], values: Mapping[str, Any]) -> type[BaseModel] | None:
-    """The model that checks the mapping at `key`; of a union the one that has the mapping's `kind`."""
+    """The model that checks the mapping at `key`."""
     current: type[BaseModel] | None = model
     for part in key:
         values = values[part]  # type: ignore[index]
         found = current.model_fields.get(str(part)) if current else None
-        candidates = list(_models(found.annotation)) if found else []
-        kind = values.get("kind") if isinstance(values, Mapping) else None
-        matching = [candidate for candidate in candidates if kind in _kinds(candidate)]
-        current = next(iter(matching or candidates), None)
+        current = _member(found.annotation, values) if found else None
     return current
 
 
-def _all_keys(model: type[BaseModel], above: Key = ()) -> Iterator[Key]:
+def _all_keys(model: type[BaseModel], values: Any, above: Key = ()) -> Iterator[Key]:
     for name, found in model.model_fields.items():
         yield (*above, name)
-        for inner in _models(found.annotation):
-            yield from _all_keys(inner, (*above, name))
+        inner_values = values.get(name) if isinstance(values, Mapping) else None
+        inner = _member(found.annotation, inner_values)
+        if inner is not None:
+            yield from _all_keys(inner, inner_values, (*above, name))
 
 
-def _key(location: tuple[str | int, ...], values: Any) -> Key:
-    """pydantic's location without the names of union members, which it puts between the keys."""
-    key: list[str | int] = []
-    for position, part in enumerate(location, start=1):
-        if isinstance(values, Mapping):
-            if part not in values and part == values.get("kind") and position < len(location):
-                continue
-            values = values.get(part)
-        elif isinstance(values, list):
-            values = values[part] if isinstance(part, int) and part < len(values) else None
-        key.append(part)
-    return tuple(key)
+def _key(location: Key, model: type[BaseModel]) -> Key:
+    """pydantic's location without the kind, which it puts after the name of a part of which there are several kinds."""
+    found = model.model_fields.get(str(location[0])) if location else None
+    return location[:1] + location[2:] if found and found.discriminator else location
 
 
 def _named(key: Key) -> str:

@@ -11,16 +11,22 @@ from bricscli.errors import RecipeError
 from bricscli.recipe.specs import (
     AutoencoderLossSpec,
     AutoencoderTrainingSpec,
+    BottleneckSpec,
     ChenCosineSpec,
     DataSpec,
+    DecoderSpec,
     DiffusionTrainingSpec,
     DiscriminatorSpec,
     EncoderSpec,
     FeatureGridSpec,
     KeyCodeSpec,
+    KLKeyCodeSpec,
+    PatchDiscriminatorSpec,
+    RetrievalSpec,
     SamplingSpec,
     Spec,
     StyleDecoderSpec,
+    StyleDiscriminatorSpec,
     UNetSpec,
 )
 
@@ -32,10 +38,10 @@ class AutoencoderRecipe(Spec):
     description: str = ""
     data: DataSpec
     encoder: EncoderSpec = EncoderSpec()
-    bottleneck: KeyCodeSpec = KeyCodeSpec()
-    retrieval: FeatureGridSpec = FeatureGridSpec()
-    decoder: StyleDecoderSpec = StyleDecoderSpec()
-    discriminator: DiscriminatorSpec = DiscriminatorSpec()
+    bottleneck: BottleneckSpec = Field(KeyCodeSpec(), discriminator="kind")
+    retrieval: RetrievalSpec = Field(FeatureGridSpec(), discriminator="kind")
+    decoder: DecoderSpec = Field(StyleDecoderSpec(), discriminator="kind")
+    discriminator: DiscriminatorSpec = Field(StyleDiscriminatorSpec(), discriminator="kind")
     losses: AutoencoderLossSpec = AutoencoderLossSpec()
     training: AutoencoderTrainingSpec
 
@@ -45,33 +51,94 @@ class AutoencoderRecipe(Spec):
         return self.data.resolution // 2 ** (len(self.encoder.multipliers) - 1)
 
     @property
-    def groups(self) -> int:
-        """N_h = C_z / C_key."""
-        return self.bottleneck.channels // self.retrieval.key_length
+    def code_shape(self) -> tuple[int, int, int]:
+        """(C_z, H_z, W_z)."""
+        return self.bottleneck.channels, self.code_size, self.code_size
+
+    @property
+    def has_key_codes(self) -> bool:
+        """Whether codes lie in [0, 1]: what feature grids, and diffusion on key codes, need."""
+        return isinstance(self.bottleneck, KeyCodeSpec | KLKeyCodeSpec)
+
+    @property
+    def decoder_size(self) -> int:
+        """H_d = W_d: the resolution of the feature block."""
+        return self.retrieval.size if isinstance(self.retrieval, FeatureGridSpec) else self.code_size
+
+    @property
+    def decoder_inputs(self) -> int:
+        """C_d: the channels of the feature block."""
+        return self.retrieval.channels if isinstance(self.retrieval, FeatureGridSpec) else self.bottleneck.channels
+
+    @property
+    def halvings(self) -> int:
+        """How often the decoder doubles the resolution."""
+        decoder = self.decoder
+        return len(decoder.channels if isinstance(decoder, StyleDecoderSpec) else decoder.multipliers) - 1
+
+    def level_range(self) -> tuple[int, int]:
+        """(r_min, r_max) of the feature grids, from the preset where the recipe does not give them.
+
+        `matched`: 16 to 64 for key codes of 64x64, else 4 to 64, which gives Table 3's counts of parameters.
+        `text`: 4 to 64 for key codes of 64x64, else 4 to 32 (section 4, App. A.1).
+        """
+        grid = self.retrieval
+        assert isinstance(grid, FeatureGridSpec)
+        fine = self.code_size >= 64
+        low, high = ((16 if fine else 4), 64) if grid.preset == "matched" else (4, 64 if fine else 32)
+        return grid.r_min or low, grid.r_max or high
 
     @model_validator(mode="after")
     def check_sizes(self) -> "AutoencoderRecipe":
         problems = []
         halvings = len(self.encoder.multipliers) - 1
-        grid, decoder = self.retrieval, self.decoder
         if self.data.resolution % 2**halvings:
             problems.append(f"data.resolution: {self.data.resolution} cannot be halved {halvings} times "
                             f"(encoder.multipliers has {halvings + 1} entries)")
-        elif grid.size % self.code_size:
+        if isinstance(self.retrieval, FeatureGridSpec):
+            problems += self._problems_of_grids(self.retrieval)
+        elif isinstance(self.bottleneck, KeyCodeSpec) and self.bottleneck.noise:
+            problems.append("bottleneck.noise: is as strong as the feature grids are coarse, and there are none; write "
+                            "false")
+        if self.decoder_size * 2**self.halvings != self.data.resolution:
+            widths = "channels" if isinstance(self.decoder, StyleDecoderSpec) else "multipliers"
+            problems.append(f"decoder.{widths}: {self.halvings + 1} widths take {self.decoder_size} pixels to "
+                            f"{self.decoder_size * 2**self.halvings}, not to {self.data.resolution}")
+        if self.training.batch_size % self.training.accumulate:
+            problems.append(f"training.accumulate: {self.training.accumulate} parts do not divide a batch of "
+                            f"{self.training.batch_size}")
+        if self.losses.gradient_penalty and self.losses.adversarial and self.losses.adversarial_loss == "hinge":
+            problems.append("losses.gradient_penalty: belongs to `wgan`; with `hinge` write 0")
+        patches, losses = self.discriminator, self.losses
+        if isinstance(patches, PatchDiscriminatorSpec) and losses.adversarial:
+            if losses.gradient_penalty and losses.adversarial_loss == "wgan":
+                problems.append("losses.gradient_penalty: is defined for each image, and a `patch` discriminator's "
+                                "batch norm ties them together; write 0, or use discriminator `style`")
+            if self.data.resolution < (least := 3 * 2**patches.layers):
+                problems.append(f"discriminator.layers: {patches.layers} need images of at least {least} pixels, "
+                                f"not {self.data.resolution}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _problems_of_grids(self, grid: FeatureGridSpec) -> list[str]:
+        problems = []
+        if not self.has_key_codes:
+            problems.append(f"retrieval.kind: feature grids are indexed by key codes in [0, 1], not by bottleneck "
+                            f"`{self.bottleneck.kind}`; write `none`")
+        if not self.data.resolution % 2**(len(self.encoder.multipliers) - 1) and grid.size % self.code_size:
             problems.append(f"retrieval.size: {grid.size} is not a multiple of the code size {self.code_size}")
         if self.bottleneck.channels % grid.key_length:
             problems.append(f"bottleneck.channels: {self.bottleneck.channels} is not a multiple of "
                             f"retrieval.key_length {grid.key_length}")
-        elif grid.channels % self.groups:
-            problems.append(f"retrieval.channels: {grid.channels} is not a multiple of the {self.groups} groups")
-        if grid.r_max < grid.r_min:
-            problems.append(f"retrieval.r_max: {grid.r_max} is less than r_min {grid.r_min}")
-        if grid.size * 2 ** (len(decoder.channels) - 1) != self.data.resolution:
-            problems.append(f"decoder.channels: {len(decoder.channels)} widths take {grid.size} pixels to "
-                            f"{grid.size * 2 ** (len(decoder.channels) - 1)}, not to {self.data.resolution}")
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+        elif grid.channels % (groups := self.bottleneck.channels // grid.key_length):
+            problems.append(f"retrieval.channels: {grid.channels} is not a multiple of the {groups} groups")
+        if grid.index == "hash" and grid.max_entries & (grid.max_entries - 1):
+            problems.append(f"retrieval.max_entries: {grid.max_entries} is no power of two, as `hash` needs")
+        r_min, r_max = self.level_range()
+        if r_max < r_min:
+            problems.append(f"retrieval.r_max: {r_max} is less than r_min {r_min}")
+        return problems
 
 
 class DiffusionRecipe(Spec):

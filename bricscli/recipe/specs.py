@@ -37,7 +37,7 @@ class EncoderSpec(Spec):
     channels: PositiveInt = 32
     multipliers: Widths = (1, 2, 4)
     blocks: PositiveInt = 2
-    attention: bool = True  #: self-attention at min(H_z, W_z), as in App. A.1
+    attention: Literal["code", "middle", "none"] = "code"  #: at min(H_z, W_z) as in App. A.1, or only in the middle
 
 
 class KeyCodeSpec(Spec):
@@ -48,6 +48,45 @@ class KeyCodeSpec(Spec):
     noise: bool = True  #: eps_0 ~ N(0, 1 / (4 r_max)^2)
 
 
+class KLKeyCodeSpec(Spec):
+    """KL-regularised key code: sigmoid(mu + sigma eps) (App. A.4)."""
+
+    kind: Literal["kl_key_code"] = "kl_key_code"
+    channels: PositiveInt = 4
+    weight: Weight = 1e-6  #: of the KL divergence
+    reduction: Literal["sum", "mean"] = "sum"  #: over a code's values: latent-diffusion sums; both average over images
+
+
+class KLSpec(Spec):
+    """latent-diffusion's KL first stage: mu + sigma eps, unbounded."""
+
+    kind: Literal["kl"] = "kl"
+    channels: PositiveInt = 4
+    weight: Weight = 1e-6
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+class VQSpec(Spec):
+    """VQGAN's bottleneck: the nearest of `entries` vectors of a learned codebook."""
+
+    kind: Literal["vq"] = "vq"
+    channels: PositiveInt = 256  #: length of a codebook vector
+    entries: PositiveInt = 1024
+    commitment: Weight = 0.25  #: beta of Eq. 9
+    weight: Weight = 1.0  #: of the codebook's loss among the losses
+
+
+class RQSpec(Spec):
+    """RQ-VAE's bottleneck: `depth` vectors of one shared codebook, each the nearest to what the others left over."""
+
+    kind: Literal["rq"] = "rq"
+    channels: PositiveInt = 256
+    entries: PositiveInt = 2048
+    depth: Annotated[int, Field(ge=1, le=64)] = 4
+    decay: Fraction = 0.99  #: of the codebook's moving averages
+    weight: Weight = 0.25  #: of the commitment loss
+
+
 class FeatureGridSpec(Spec):
     """Groups of multi-resolution feature grids (section 3.2, Fig. 8)."""
 
@@ -55,13 +94,22 @@ class FeatureGridSpec(Spec):
     size: PositiveInt = 64  #: H_d = W_d, to which the key code is tiled
     key_length: Literal[1, 2] = 1  #: C_key
     levels: Annotated[int, Field(ge=1, le=32)] = 16  #: N_r
-    r_min: PositiveInt = 16
-    r_max: PositiveInt = 64
+    #: r_min and r_max where they are not given: what Table 3's counts say, or what the text says.
+    preset: Literal["matched", "text"] = "matched"
+    r_min: PositiveInt | None = None
+    r_max: PositiveInt | None = None
+    index: Literal["modulo", "hash"] = "modulo"  #: Eq. 6, or universal hashing (App. K)
     entry_channels: PositiveInt = 4  #: C_v
     max_entries: Annotated[int, Field(ge=8)] = 2**18  #: T
     mlp_width: PositiveInt = 64
     mlp_layers: PositiveInt = 3
     channels: PositiveInt = 512  #: C_d, of all groups together
+
+
+class NoRetrievalSpec(Spec):
+    """The code itself goes to the decoder: every method but BRICS."""
+
+    kind: Literal["none"] = "none"
 
 
 class StyleDecoderSpec(Spec):
@@ -73,20 +121,53 @@ class StyleDecoderSpec(Spec):
     mapping_layers: PositiveInt = 4
 
 
-class DiscriminatorSpec(Spec):
+class ConvDecoderSpec(Spec):
+    """taming's VQGAN decoder; as in the encoder, the first multiplier is that of the image's resolution."""
+
+    kind: Literal["conv"] = "conv"
+    channels: PositiveInt = 128
+    multipliers: Widths = (1, 1, 2, 2, 4)
+    blocks: PositiveInt = 2  #: taming's num_res_blocks; the decoder has one more at each resolution
+    attention: Literal["code", "middle", "none"] = "code"  #: in the blocks at H_d and in the middle, or only there
+
+
+class MoVQDecoderSpec(Spec):
+    """MoVQ's decoder (arXiv:2209.09002): the same, with every norm modulated by the feature block."""
+
+    kind: Literal["movq"] = "movq"
+    channels: PositiveInt = 128
+    multipliers: Widths = (1, 2, 4)
+    blocks: PositiveInt = 2
+    attention: Literal["code", "middle", "none"] = "code"
+
+
+class StyleDiscriminatorSpec(Spec):
     """StyleGAN2's residual discriminator: width `channels` at full resolution, doubling up to `max_channels`."""
 
+    kind: Literal["style"] = "style"
     channels: PositiveInt = 128
     max_channels: PositiveInt = 512
+
+
+class PatchDiscriminatorSpec(Spec):
+    """pix2pix's PatchGAN, which VQGAN uses: a score for every patch after `layers` halvings."""
+
+    kind: Literal["patch"] = "patch"
+    channels: PositiveInt = 64
+    layers: PositiveInt = 3
 
 
 class AutoencoderLossSpec(Spec):
     """Weights of Eq. 5 (App. A.3); 0 turns a term off."""
 
+    l1: Weight = 0.0
     l2: Weight = 20.0
     perceptual: Weight = 5.0
-    perceptual_network: Literal["vgg16", "squeezenet1_1"] = "vgg16"
+    perceptual_network: Literal["vgg16", "squeezenet1_1", "lpips_vgg"] = "vgg16"
     adversarial: Weight = 1.0
+    adversarial_loss: Literal["wgan", "hinge"] = "wgan"
+    #: Multiply the adversarial weight by the ratio of gradients at the last layer (VQGAN, arXiv:2012.09841, Eq. 7).
+    adaptive: bool = False
     gradient_penalty: Weight = 4.0
     adversarial_start: Count = 0  #: images seen before the adversarial loss begins
 
@@ -96,6 +177,8 @@ class AutoencoderTrainingSpec(Spec):
 
     images: PositiveInt
     batch_size: PositiveInt = 12
+    accumulate: PositiveInt = 1  #: parts of a batch that are computed one after another, to save memory
+    precision: Literal["fp32", "bf16"] = "fp32"  #: the paper's is fp32; bf16: autocast, not for the penalty
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_images: Count = 0
@@ -149,3 +232,9 @@ class SamplingSpec(Spec):
     #: Time at which pure noise is taken for x_t. Little of the training lies near 1, and an error there, divided by
     #: alpha, decides the whole image: a model that trained for minutes draws better from an earlier start.
     start: Annotated[float, Field(gt=0, le=1)] = 0.97
+
+
+BottleneckSpec = KeyCodeSpec | KLKeyCodeSpec | KLSpec | VQSpec | RQSpec
+RetrievalSpec = FeatureGridSpec | NoRetrievalSpec
+DecoderSpec = StyleDecoderSpec | ConvDecoderSpec | MoVQDecoderSpec
+DiscriminatorSpec = StyleDiscriminatorSpec | PatchDiscriminatorSpec

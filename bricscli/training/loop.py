@@ -19,7 +19,7 @@ from bricscli.errors import BricsError, InterruptedRun, RecipeError
 from bricscli.run.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import RunLog, say
-from bricscli.training.steps import NonFiniteError
+from bricscli.training.learner import NonFiniteError
 
 LOG_LINES = 400  #: of a whole run, in metrics.jsonl
 PREVIEWS = 4  #: sheets of a whole run

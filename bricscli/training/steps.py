@@ -3,132 +3,124 @@
 A step is a pure function of its state, its batch and its number: every random draw is seeded by (seed, purpose, step).
 """
 
-import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from bricscli.build import build_autoencoder, build_denoiser, build_discriminator, build_schedule
 from bricscli.diffusion.denoiser import draw_times, noise_loss, to_x_0
-from bricscli.losses.adversarial import critic_loss, generator_loss, gradient_penalty
-from bricscli.losses.reconstruction import l2_loss
+from bricscli.losses.adversarial import ADVERSARIAL, adaptive_weight, gradient_penalty
+from bricscli.losses.reconstruction import l1_loss, l2_loss
+from bricscli.nn.autoencoder import Autoencoder
+from bricscli.nn.discriminator import PatchDiscriminator, StyleDiscriminator
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.runtime import derive_seed, generator_for
-from bricscli.training.ema import EMA
-from bricscli.training.optimiser import (
-    learning_rate_at,
-    load_optimiser_tensors,
-    optimiser_tensors,
-    set_learning_rate,
-)
+from bricscli.training.learner import Learner, Means, under
+from bricscli.training.optimiser import learning_rate_at
 
-
-class NonFiniteError(Exception):
-    """A loss or a gradient, which the message names, is NaN or infinite; raised before the weights were touched."""
-
-
-def require_finite(name: str, value: Tensor) -> float:
-    """The value as a number. Raises NonFiniteError."""
-    number = float(value.detach())
-    if not math.isfinite(number):
-        raise NonFiniteError(name)
-    return number
-
-
-class Learner:
-    """A model with its optimiser and its averaged weights: what is trained, saved and loaded together."""
-
-    def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer, ema: float, largest_norm: float) -> None:
-        self.model, self.optimiser, self.largest_norm = model, optimiser, largest_norm
-        self.ema = EMA(model, ema) if ema else None
-
-    @property
-    def averaged(self) -> nn.Module:
-        """The weights that everything after training uses."""
-        return self.ema.module if self.ema else self.model
-
-    def differentiate(self, name: str, loss: Tensor) -> float:
-        """Gradients of `loss`, clipped; returns their norm before that. Raises NonFiniteError."""
-        require_finite(name, loss)
-        self.optimiser.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.largest_norm or math.inf)
-        return require_finite(f"gradient of the {name}", norm)
-
-    def update(self, step: int, rate: float) -> None:
-        """Moves the weights along the gradients, and the averages after them."""
-        set_learning_rate(self.optimiser, rate)
-        self.optimiser.step()
-        if self.ema:
-            self.ema.update(self.model, step)
-
-    def training_state(self, prefix: str) -> dict[str, Tensor]:
-        """All that `averaged` lacks for going on."""
-        model = {f"{prefix}.model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        return (model if self.ema else {}) | optimiser_tensors(self.optimiser, self.model, f"{prefix}.optimiser")
-
-    def load(self, prefix: str, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None:
-        """From `averaged.state_dict` and `training_state`. Raises RuntimeError where names or shapes differ."""
-        self.averaged.load_state_dict(weights)
-        if self.ema:
-            self.model.load_state_dict(_under(training, f"{prefix}.model."))
-        load_optimiser_tensors(self.optimiser, self.model, f"{prefix}.optimiser", training)
+Critic = StyleDiscriminator | PatchDiscriminator
 
 
 class AutoencoderStep:
-    """Eq. 5: L2, perceptual, WGAN and gradient penalty; all but L2 are only computed where their weight is not 0."""
+    """Eq. 5 and the baselines' losses; a term is only computed where its weight is not 0.
+
+    A batch is computed in `training.accumulate` parts, whose gradients are averaged.
+    """
 
     def __init__(self, recipe: AutoencoderRecipe, device: torch.device, perceptual: nn.Module | None) -> None:
-        self.recipe, self.perceptual = recipe, perceptual
+        self.recipe, self.perceptual, self.device = recipe, perceptual, device
         training = recipe.training
         torch.manual_seed(derive_seed(training.seed, "weights"))
         model = build_autoencoder(recipe).to(device)
         adam = torch.optim.Adam(model.parameters(), betas=training.betas, eps=training.epsilon)
         self.generator = Learner(model, adam, training.ema, training.gradient_clip)
-        self.critic: Learner | None = None
+        self.critic: Learner[Critic] | None = None
         if recipe.losses.adversarial:
+            self.generator_loss, self.critic_loss = ADVERSARIAL[recipe.losses.adversarial_loss]
             critic = build_discriminator(recipe).to(device)
             adam = torch.optim.Adam(critic.parameters(), betas=training.betas, eps=training.discriminator_epsilon)
             self.critic = Learner(critic, adam, ema=0.0, largest_norm=0.0)
 
     @property
-    def averaged(self) -> nn.Module:
+    def averaged(self) -> Autoencoder:
         return self.generator.averaged
 
     def __call__(self, step: int, real: Tensor, /) -> dict[str, float]:
         """`real` `(B, 3, H, W)` in [-1, 1]; returns the numbers for the log. Raises NonFiniteError."""
-        training, weights = self.recipe.training, self.recipe.losses
+        training = self.recipe.training
         images_seen = step * training.batch_size
         rate = learning_rate_at(images_seen, peak=training.learning_rate, warmup=training.warmup_images,
                                 decay=training.images if training.schedule == "cosine" else 0)
-        critic = self.critic if images_seen >= weights.adversarial_start else None
-        fake = self.generator.model(real, generator_for(training.seed, "precision", step))
-        terms = {"l2": (weights.l2, l2_loss(fake, real))}
-        if self.perceptual is not None:
-            terms["perceptual"] = (weights.perceptual, self.perceptual(fake, real))
+        critic = self.critic if images_seen >= self.recipe.losses.adversarial_start else None
+        parts, fakes, log = real.chunk(training.accumulate), list[Tensor](), Means()
+        losses = self._generator_losses(critic, step, parts, fakes, log)
+        norms = {"gradient": self.generator.differentiate("loss", losses)}
         if critic is not None:
-            critic.model.requires_grad_(False)
-            terms["generator"] = (weights.adversarial, generator_loss(critic.model(fake)))
-        loss = torch.stack([weight * term for weight, term in terms.values()]).sum()
-        log = {"loss": float(loss.detach())} | {name: float(term.detach()) for name, (_, term) in terms.items()}
-        log["gradient"] = self.generator.differentiate("loss", loss)
-        if critic is not None:
-            log |= self._criticise(critic, step, real, fake.detach())
+            losses = self._critic_losses(critic, step, parts, fakes, log)
+            norms["critic_gradient"] = critic.differentiate("critic's loss", losses)
             critic.update(step, rate)
         self.generator.update(step, rate)
-        return log
+        return log.means() | norms
 
-    def _criticise(self, critic: Learner, step: int, real: Tensor, fake: Tensor) -> dict[str, float]:
+    def _generator_losses(self, critic: Learner[Critic] | None, step: int, parts: tuple[Tensor, ...],
+                          fakes: list[Tensor], log: Means) -> Iterator[Tensor]:
+        """The loss of each part; leaves its fakes in `fakes` and its numbers in `log`."""
+        noise = generator_for(self.recipe.training.seed, "precision", step)
+        if critic is not None:
+            critic.model.requires_grad_(False)
+        for real in parts:
+            with self._autocast():
+                reconstruction = self.generator.model.reconstruct(real, noise)
+                fake = reconstruction.image.float()
+                likeness = self._likeness(fake, real, log)
+                loss = likeness + reconstruction.coded.loss
+                if critic is not None:
+                    loss = loss + self._persuasion(critic.model(fake).float(), likeness, log)
+            fakes.append(fake.detach())
+            log.add(loss=loss, **reconstruction.coded.log)
+            yield loss / len(parts)
+
+    def _likeness(self, fake: Tensor, real: Tensor, log: Means) -> Tensor:
+        """What compares a fake with its original, weighted."""
+        total = fake.new_zeros(())
+        for name, measure in (("l1", l1_loss), ("l2", l2_loss), ("perceptual", self.perceptual)):
+            weight = getattr(self.recipe.losses, name)
+            if weight and measure is not None:
+                term = measure(fake, real)
+                log.add(**{name: term})
+                total = total + weight * term
+        return total
+
+    def _persuasion(self, score: Tensor, likeness: Tensor, log: Means) -> Tensor:
+        """The generator's adversarial loss, weighted."""
+        weights, term = self.recipe.losses, self.generator_loss(score)
+        log.add(generator=term)
+        if not weights.adaptive:
+            return weights.adversarial * term
+        ratio = adaptive_weight(likeness, term, self.generator.model.decoder.last_layer)
+        log.add(adversarial_weight=weights.adversarial * ratio)
+        return weights.adversarial * ratio * term
+
+    def _critic_losses(self, critic: Learner[Critic], step: int, parts: tuple[Tensor, ...], fakes: list[Tensor],
+                       log: Means) -> Iterator[Tensor]:
+        """The critic's loss on each part and its fakes. The penalty, differentiated twice, is always fp32."""
         critic.model.requires_grad_(True)
-        loss = critic_loss(critic.model(real), critic.model(fake))
-        log = {"critic": float(loss.detach())}
-        if self.recipe.losses.gradient_penalty:
-            mix = torch.rand(len(real), generator=generator_for(self.recipe.training.seed, "penalty", step)).to(real)
-            penalty = gradient_penalty(critic.model, real, fake, mix)
-            loss = loss + self.recipe.losses.gradient_penalty * penalty
-            log["penalty"] = float(penalty.detach())
-        critic.differentiate("critic's loss", loss)
-        return log
+        mixes = generator_for(self.recipe.training.seed, "penalty", step)
+        for real, fake in zip(parts, fakes, strict=True):
+            with self._autocast():
+                real_score, fake_score = critic.model(real).float(), critic.model(fake).float()
+            loss = self.critic_loss(real_score, fake_score)
+            log.add(critic=loss, real_score=real_score.mean(), fake_score=fake_score.mean())
+            if self.recipe.losses.gradient_penalty:
+                mix = torch.rand(len(real), generator=mixes).to(real)
+                penalty = gradient_penalty(critic.model, real, fake, mix)
+                log.add(penalty=penalty)
+                loss = loss + self.recipe.losses.gradient_penalty * penalty
+            yield loss / len(parts)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.training.precision == "bf16")
 
     def weights(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict())
@@ -143,7 +135,7 @@ class AutoencoderStep:
     def load(self, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None:
         self.generator.load("generator", weights, training)
         if self.critic is not None:
-            self.critic.load("critic", _under(training, "critic.weights."), training)
+            self.critic.load("critic", under(training, "critic.weights."), training)
 
 
 class DiffusionStep:
@@ -168,7 +160,7 @@ class DiffusionStep:
         t = draw_times(len(x_0), generator_for(training.seed, "time", step)).to(x_0)
         noise = torch.randn(x_0.shape, generator=generator_for(training.seed, "noise", step)).to(x_0)
         loss = noise_loss(self.denoiser.model, self.schedule, x_0, t, noise)
-        log = {"loss": float(loss.detach()), "gradient": self.denoiser.differentiate("loss", loss)}
+        log = {"loss": float(loss.detach()), "gradient": self.denoiser.differentiate("loss", [loss])}
         self.denoiser.update(step, learning_rate_at(
             step * training.batch_size, peak=training.learning_rate, warmup=training.warmup_images,
             decay=training.decay_images))
@@ -182,7 +174,3 @@ class DiffusionStep:
 
     def load(self, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None:
         self.denoiser.load("denoiser", weights, training)
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -22,6 +22,7 @@ from bricscli.recipe.load import (
     recipe_from_dict,
 )
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.recipe.specs import StyleDecoderSpec
 
 AUTOENCODER = """\
 kind: autoencoder
@@ -173,7 +174,7 @@ def test_checks_across_fields_are_one_line_each_where_the_key_is() -> None:
     lines = problems(text)
     assert len(lines) == 3
     assert lines[0].startswith("x.yaml:4: data.resolution: 33 cannot be halved 1 times")
-    assert lines[1] == "x.yaml:7: retrieval.r_max: 3 is less than r_min 16."
+    assert lines[1] == "x.yaml:7: retrieval.r_max: 3 is less than r_min 4."
     assert lines[2].startswith("x.yaml:9: decoder.channels: 2 widths take 15 pixels to 30, not to 33")
 
 
@@ -217,9 +218,9 @@ def test_a_misspelt_extends_is_found_though_the_kind_is_missing() -> None:
 
 def test_a_part_that_has_no_kinds() -> None:
     assert problems(AUTOENCODER + "losses: {kind: x, l3: 1}\n") == [
-        "x.yaml:12: losses.kind: unknown key. There are: l2, perceptual, perceptual_network, adversarial, "
-        "gradient_penalty, adversarial_start.",
-        "x.yaml:12: losses.l3: unknown key. Did you mean `l2`?"]
+        "x.yaml:12: losses.kind: unknown key. There are: l1, l2, perceptual, perceptual_network, adversarial, "
+        "adversarial_loss, adaptive, gradient_penalty, adversarial_start.",
+        "x.yaml:12: losses.l3: unknown key. Did you mean `l1` or `l2`?"]
     text = AUTOENCODER.replace("  name: toy", "  kind: name")
     assert problems(text)[0] == "x.yaml:2: data.name: is required."
 
@@ -282,9 +283,9 @@ def test_each_misspelt_key_is_refused_with_the_right_suggestion(text: str) -> No
             line = next(line for line in caught.value.lines if "unknown key" in line)
             assert line.startswith(f"recipe: {'.'.join([*above, mutant])}: unknown key")
             count += 1
-            if not line.endswith(f" Did you mean `{name}`?"):
-                as_close = mutants(mutant, ascii_lowercase) & inside.keys()  # such as `end` for a mutant of `kind`
-                wrong += [line] if not any(line.endswith(f" Did you mean `{other}`?") for other in as_close) else []
+            suggested = set(line.partition(" Did you mean ")[2].removesuffix("?").replace("`", "").split(" or "))
+            as_close = mutants(mutant, ascii_lowercase + "12") & inside.keys()  # such as `end` for a mutant of `kind`
+            wrong += [line] if not suggested <= {name} | as_close or suggested == {""} else []
     assert count > 1000
     assert not wrong
 
@@ -312,7 +313,7 @@ def test_errors_name_the_file_that_has_them() -> None:
     assert problems("extends: parent.yaml\n\ndata: {resolution: 0}\n", "encoder.bloks=1") == [
         "x.yaml:3: data.resolution: must be at least 8, got 0.",
         "--set: encoder.bloks: unknown key. Did you mean `blocks`?",
-        "parent.yaml:2: losses.l3: unknown key. Did you mean `l2`?"]
+        "parent.yaml:2: losses.l3: unknown key. Did you mean `l1` or `l2`?"]
 
 
 @pytest.mark.parametrize("text", ["extends: x.yaml\n", "extends: y.yaml\n"])
@@ -349,9 +350,65 @@ def test_a_changed_kind_replaces_its_whole_mapping() -> None:
         lines = problems("extends: parent.yaml\ndecoder: {kind: conv, width: 3}\n")
         assert not any("decoder.channels" in line for line in lines)
         assert any("decoder.channels" in line for line in problems("extends: parent.yaml\ndecoder: {width: 3}\n"))
-        assert "x.yaml:2: decoder.kind: must be `style`, got the text 'conv'." in lines
+        assert any(line.startswith("x.yaml:2: decoder.width: unknown key for kind `conv`.") for line in lines)
     write("x.yaml", "extends: church64x4\ndecoder: {kind: style, mapping_layers: 2}\n")
     assert autoencoder("x.yaml").decoder.channels == (8, 8), "the same kind merges"
+
+
+NO_GRIDS = ("retrieval.kind=none", "bottleneck.noise=false", "decoder.kind=conv", "decoder.multipliers=[1, 2]")
+NO_GRIDS_FILE = """\
+extends: church64x4
+retrieval: {kind: none}
+bottleneck: {noise: false}
+decoder: {kind: conv, multipliers: [1, 2]}
+"""
+
+
+def test_a_kind_that_was_left_out_is_the_default_one() -> None:
+    """In the parent, in the file and in `--set`, in any order."""
+    for file in ("retrieval: {levels: 3}", "retrieval: {kind: feature_grid, levels: 3}"):
+        write("x.yaml", f"extends: church64x4\n{file}\n")
+        for override in ("retrieval.r_max=9", "retrieval={kind: feature_grid, r_max: 9}"):
+            grid = autoencoder("x.yaml", override).retrieval.model_dump()
+            assert (grid["size"], grid["levels"], grid["r_max"]) == (16, 3, 9), "all of them merge"
+    recipe = autoencoder("church64x4", *NO_GRIDS)
+    assert recipe.retrieval.model_dump() == {"kind": "none"}, "size was of the other kind"
+    write("none.yaml", NO_GRIDS_FILE)
+    assert autoencoder("none.yaml") == recipe
+    again = autoencoder("none.yaml", "retrieval={kind: feature_grid, size: 16}", "decoder={kind: style}",
+                        "decoder.channels=[8, 8]", "bottleneck.noise=true")
+    assert again == autoencoder("church64x4")
+
+
+def test_a_key_without_a_kind_is_of_the_kind_below_it() -> None:
+    write("none.yaml", NO_GRIDS_FILE)
+    assert autoencoder("none.yaml", "decoder.channels=7").decoder.model_dump() == {
+        "kind": "conv", "channels": 7, "multipliers": (1, 2), "blocks": 2, "attention": "code"}
+    assert problems(None, "retrieval.size=16", name="none.yaml") == [
+        "--set: retrieval.size: unknown key for kind `none`. There are: kind."]
+    assert problems(None, "decoder.mapping_layers=2", name="none.yaml") == [
+        "--set: decoder.mapping_layers: unknown key for kind `conv`. "
+        "There are: kind, channels, multipliers, blocks, attention."]
+
+
+def test_a_wrong_kind_is_told_where_it_was_written() -> None:
+    assert problems("extends: church64x4\ndecoder:\n  kind: cnov\n") == [
+        "x.yaml:3: decoder.kind: must be one of `style`, `conv`, `movq`, got the text 'cnov'. Did you mean `conv`?"]
+    assert problems(None, "bottleneck.kind=gumbel", "retrieval=none", "discriminator={kind: 2}", name="toy32") == [
+        "--set: bottleneck.kind: must be one of `key_code`, `kl_key_code`, `kl`, `vq`, `rq`, got the text 'gumbel'.",
+        "--set: retrieval: expected a mapping, got the text 'none'.",
+        "--set: discriminator.kind: must be one of `style`, `patch`, got 2."]
+    assert problems(None, "bottleneck.kind=vq", name="toy32") == [
+        "recipes/base/autoencoder.yaml:7: retrieval.kind: feature grids are indexed by key codes in [0, 1], not by "
+        "bottleneck `vq`; write `none`."]
+
+
+def test_the_kinds_that_were_left_out_are_written_back() -> None:
+    dumped = dump_recipe(autoencoder("church64x4"))
+    assert [part in dumped for part in ("bottleneck:\n  kind: key_code\n", "retrieval:\n  kind: feature_grid\n",
+                                        "decoder:\n  kind: style\n", "discriminator:\n  kind: style\n")] == [True] * 4
+    other = autoencoder("church64x4", *NO_GRIDS)
+    assert "retrieval.kind: 'feature_grid' -> 'none'" in differing_keys(autoencoder("church64x4"), other)
 
 
 # --- --set
@@ -361,6 +418,7 @@ def test_overrides_come_last_and_in_order() -> None:
                          "training.images=8", "decoder={mapping_layers: 1}", "encoder.multipliers=[5, 6]",
                          "description=a=b")
     assert (recipe.training.images, recipe.training.learning_rate, recipe.data.flip) == (8, 1e-4, False)
+    assert isinstance(recipe.decoder, StyleDecoderSpec)
     assert recipe.decoder.mapping_layers == 1 and recipe.decoder.channels == (8, 8), "mappings merge"
     assert recipe.encoder.multipliers == (5, 6)
     assert recipe.description == "a=b"

@@ -3,7 +3,7 @@
 import pytest
 
 from bricscli.errors import RecipeError
-from bricscli.recipe.load import dump_recipe, list_recipes, load_recipe, parse_recipe
+from bricscli.recipe.load import dump_recipe, find_recipe, list_recipes, load_recipe, parse_recipe
 from bricscli.recipe.recipes import DiffusionRecipe
 
 COMPLETE = [name for name in list_recipes() if not name.startswith("base/")]
@@ -36,3 +36,11 @@ def test_a_denoiser_cannot_halve_a_code_more_often_than_it_goes() -> None:
     recipe.check_code_size(8)
     with pytest.raises(RecipeError, match="Use at most 3 entries"):
         recipe.check_code_size(4)
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_header_names_the_command(name: str) -> None:
+    recipe, path = load_recipe(name), find_recipe(name)
+    header = [line for line in path.read_text("utf-8").splitlines() if line.startswith("#")]
+    command = "train-ae" if recipe.kind == "autoencoder" else "train-diffusion"
+    assert sum(line.startswith(f"# Command:  brics {command} --recipe {name}") for line in header) == 1

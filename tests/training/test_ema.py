@@ -49,3 +49,22 @@ def test_it_is_a_copy_of_its_own() -> None:
     ema.update(module, 5)
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), weights, strict=True))
     assert all(p.requires_grad for p in module.parameters()) and module.training
+
+
+def test_buffers_are_copied_whole() -> None:
+    """Running statistics and codebooks are averages already, and counters have no average."""
+    torch.manual_seed(0)
+    module = nn.BatchNorm1d(3)
+    ema = EMA(module, 0.9)
+    for updates in range(3):
+        module(torch.randn(8, 3) + 5)
+        with torch.no_grad():
+            module.weight.add_(1)
+        ema.update(module, updates)
+        mine, latest = dict(ema.module.named_buffers()), dict(module.named_buffers())
+        assert mine.keys() == {"running_mean", "running_var", "num_batches_tracked"} == latest.keys()
+        assert all(torch.equal(mine[name], buffer) for name, buffer in latest.items())
+        assert mine["num_batches_tracked"] == updates + 1
+    assert not torch.equal(ema.module.weight, module.weight)
+    module(torch.randn(8, 3))
+    assert mine["num_batches_tracked"] == 3 and latest["num_batches_tracked"] == 4, "copied, not shared"

@@ -1,17 +1,20 @@
 """One step: what it computes, what it changes, and that it changes nothing when a number is not finite."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bricscli.diffusion.denoiser import draw_times, noise_loss, to_x_0
+from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.runtime import generator_for
 from bricscli.training import steps
-from bricscli.training.steps import AutoencoderStep, DiffusionStep, Learner, NonFiniteError
+from bricscli.training.learner import Learner, NonFiniteError
+from bricscli.training.steps import AutoencoderStep, DiffusionStep
 
 MakeAutoencoder = Callable[..., AutoencoderRecipe]
 MakeDiffusion = Callable[..., DiffusionRecipe]
@@ -59,7 +62,8 @@ def test_a_step_is_equation_5_for_each_of_the_two_players(tiny_autoencoder: Make
         real = batch(number)
         log = step(number, real)
 
-        fake = model(real, generator_for(3, "precision", number))
+        fake = model.reconstruct(real, generator_for(3, "precision", number)).image
+        code_std, real_score = model.encode(real).std(), critic(real).mean()
         l2, perceptual, score = (fake - real).square().mean(), 3 * (fake - real).abs().mean(), critic(fake)
         loss = 20 * l2 + 5 * perceptual - 0.7 * score.mean()
         gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -82,8 +86,10 @@ def test_a_step_is_equation_5_for_each_of_the_two_players(tiny_autoencoder: Make
                 parameter.grad = ours.grad.clone()
             optimiser.step()
             assert same(moved.state_dict(), module.state_dict())
-        wanted = {"loss": loss, "l2": l2, "perceptual": perceptual, "generator": -score.mean(), "critic": wasserstein,
-                  "penalty": penalty, "gradient": torch.stack([g.norm() for g in gradients]).norm()}
+        wanted = {"loss": loss, "l2": l2, "perceptual": perceptual, "generator": -score.mean(), "code_std": code_std,
+                  "gradient": torch.stack([g.norm() for g in gradients]).norm(),
+                  "critic": wasserstein, "penalty": penalty, "real_score": real_score, "fake_score": score.mean(),
+                  "critic_gradient": torch.stack([g.norm() for g in critic_gradients]).norm()}
         assert log.keys() == wanted.keys()
         assert log == pytest.approx({name: value.item() for name, value in wanted.items()}, rel=1e-4, abs=1e-6)
 
@@ -104,7 +110,7 @@ def test_what_a_step_changes(tiny_autoencoder: MakeAutoencoder) -> None:
 def test_the_critic_waits_for_its_start(tiny_autoencoder: MakeAutoencoder) -> None:
     step = AutoencoderStep(tiny_autoencoder(losses={"adversarial_start": 4}), CPU, None)
     before = everything(step)
-    assert step(0, batch()).keys() == {"loss", "l2", "gradient"}
+    assert step(0, batch()).keys() == {"loss", "l2", "gradient", "code_std"}
     after = everything(step)
     assert all(torch.equal(after[name], value) for name, value in before.items() if name.startswith("critic."))
     assert {"generator", "critic", "penalty"} <= step(1, batch()).keys()
@@ -174,7 +180,7 @@ def test_gradients_are_clipped_to_their_norm() -> None:
     layer, slope = nn.Linear(3, 1, bias=False), torch.tensor([3.0, 0.0, 4.0])
     for largest, wanted in ((0.0, [3, 0, 4]), (1.0, [0.6, 0, 0.8]), (10.0, [3, 0, 4])):
         learner = Learner(layer, torch.optim.Adam(layer.parameters()), 0.0, largest)
-        assert learner.differentiate("loss", layer(slope).sum()) == pytest.approx(5)
+        assert learner.differentiate("loss", [layer(slope).sum()]) == pytest.approx(5)
         assert layer.weight.grad is not None
         assert layer.weight.grad.flatten().tolist() == pytest.approx(wanted, rel=1e-4)
 
@@ -226,6 +232,78 @@ def test_a_diffusion_step_that_is_not_finite_changes_nothing(tiny_diffusion: Mak
     assert same(everything(step), before)
 
 
+def test_each_player_steps_along_its_own_gradient(tiny_autoencoder: MakeAutoencoder) -> None:
+    """The generator's loss leaves nothing in the critic, and the critic's nothing in the generator."""
+    step = AutoencoderStep(tiny_autoencoder(losses={"adversarial": 1}), CPU, None)
+    assert step.critic is not None
+    generator, critic = step.generator.model, step.critic.model
+    seen: list[tuple[list[Tensor | None], list[Tensor | None]]] = []
+
+    def record(learner: Learner) -> None:
+        differentiate = learner.differentiate
+
+        def recorded(name: str, losses: Iterable[Tensor]) -> float:
+            norm = differentiate(name, losses)
+            seen.append(tuple([None if p.grad is None else p.grad.clone() for p in player.parameters()]
+                              for player in (generator, critic)))  # type: ignore[arg-type]
+            return norm
+
+        learner.differentiate = recorded  # type: ignore[method-assign]
+
+    record(step.generator)
+    record(step.critic)
+    for number in range(2):
+        step(number, batch(number))
+        (_, critic_before), (generator_after, _) = seen[-2:]
+        generator_before = seen[-2][0]
+        if number == 0:
+            assert all(gradient is None for gradient in critic_before)
+        else:  # still those of its last step
+            for gradient, last in zip(critic_before, seen[-3][1], strict=True):
+                assert gradient is not None and last is not None and torch.equal(gradient, last)
+        for gradient, before in zip(generator_after, generator_before, strict=True):
+            assert gradient is not None and before is not None and torch.equal(gradient, before)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_add_up_to_it(tiny_autoencoder: MakeAutoencoder, parts: int) -> None:
+    """The same gradients and the same log, but for rounding: float32's in a mean of 4."""
+    whole = AutoencoderStep(tiny_autoencoder(), CPU, None)
+    divided = AutoencoderStep(tiny_autoencoder(training={"accumulate": parts}), CPU, None)
+    found, log = divided(0, batch()), whole(0, batch())
+    assert found.keys() == log.keys()
+    assert divided.critic is not None and whole.critic is not None
+    for ours, theirs in ((divided.generator, whole.generator), (divided.critic, whole.critic)):
+        for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+            assert a.grad is not None and b.grad is not None
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+    del log["code_std"]  # no mean over images
+    assert {name: found[name] for name in log} == pytest.approx(log, rel=1e-3, abs=1e-4)
+
+
+def test_bf16_is_autocast_and_close(tiny_autoencoder: MakeAutoencoder) -> None:
+    """Weights and averages stay fp32; the losses agree to bfloat16's 8 bits."""
+    exact = AutoencoderStep(tiny_autoencoder(), CPU, None)
+    half = AutoencoderStep(tiny_autoencoder(training={"precision": "bf16"}), CPU, None)
+    for step in (exact, half):  # entries as they start give next to no image
+        assert isinstance(step.generator.model.retrieval, FeatureGrid)
+        torch.nn.init.normal_(step.generator.model.retrieval.table, generator=torch.Generator().manual_seed(0))
+    wanted, found = exact(0, batch()), half(0, batch())
+    for name in ("l2", "real_score", "fake_score"):
+        assert found[name] != wanted[name] and found[name] == pytest.approx(wanted[name], rel=0.05, abs=0.01), name
+    assert found["penalty"] == pytest.approx(wanted["penalty"], rel=0.05), "always fp32"
+    assert {tensor.dtype for tensor in half.weights().values()} == {torch.float32}
+
+
+def test_every_method_learns_one_batch(tiny_autoencoder: MakeAutoencoder, method: dict[str, Any]) -> None:
+    recipe = tiny_autoencoder(**({"losses": {"adversarial": 0}} | method))
+    step = AutoencoderStep(recipe, CPU, None)
+    terms = [name for name in ("l1", "l2") if getattr(recipe.losses, name)]
+    colours = batch()[..., :1, :1].expand(-1, -1, 16, 16)
+    losses = [step(number, colours)[terms[0]] for number in range(30)]
+    assert losses[-1] < 0.8 * losses[0], losses
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("kind", ["autoencoder", "diffusion"])
 def test_a_step_loads_what_it_saved(
@@ -236,7 +314,18 @@ def test_a_step_loads_what_it_saved(
             return AutoencoderStep(tiny_autoencoder(training={"ema": ema}), CPU, None)
         return DiffusionStep(tiny_diffusion(training={"ema": ema}), CPU, channels=2, size=8)
 
-    data = batch if kind == "autoencoder" else codes
+    check_that_it_loads_what_it_saved(make, batch if kind == "autoencoder" else codes)
+    assert any(".model." in name for name in make().training_state()) == bool(ema)
+
+
+def test_every_method_loads_what_it_saved(tiny_autoencoder: MakeAutoencoder, method: dict[str, Any]) -> None:
+    check_that_it_loads_what_it_saved(lambda: AutoencoderStep(tiny_autoencoder(**method), CPU, None), batch)
+
+
+def check_that_it_loads_what_it_saved(
+    make: Callable[[], AutoencoderStep | DiffusionStep], data: Callable[[int], Tensor]
+) -> None:
+    """2 steps, and 2 more after loading, leave the bytes of 4."""
     whole = make()
     for number in range(4):
         whole(number, data(number))
@@ -247,4 +336,3 @@ def test_a_step_loads_what_it_saved(
     for number in (2, 3):
         second(number, data(number))
     assert same(everything(whole), everything(second))
-    assert any(".model." in name for name in whole.training_state()) == bool(ema)
