@@ -18,12 +18,13 @@ MODULES = sorted(ROOT.rglob("*.py"))
 ALLOWED = {
     "__main__": {"app"},
     "app": {"commands", "errors", "run", "__version__"},
-    "commands": {"tasks", "recipe", "run", "data", "runtime", "files", "errors"},
-    "tasks": {"build", "recipe", "run", "training", "metrics", "report", "data", "runtime", "weights", "nn",
+    "commands": {"tasks", "recipe", "run", "paper", "data", "runtime", "files", "errors"},
+    "tasks": {"build", "recipe", "run", "training", "metrics", "report", "paper", "data", "runtime", "weights", "nn",
               "diffusion", "losses", "files", "errors"},
     "training": {"build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
     "build": {"recipe", "nn", "diffusion", "losses"},
     "report": {"metrics", "data", "files", "errors"},
+    "paper": {"errors"},
     "metrics": {"nn", "weights", "errors"},
     "losses": {"nn", "weights", "errors"},
     "diffusion": {"nn"},
@@ -37,11 +38,13 @@ ALLOWED = {
     "errors": set(),
     "__init__": set(),
 }
-HEAVY = {"torch", "torchvision", "lpips", "cleanfid", "webdataset", "matplotlib"}
+HEAVY = {"torch", "torchvision", "lpips", "cleanfid", "webdataset", "matplotlib", "vector_quantize_pytorch", "fvcore",
+         "triton"}
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
              "yaml.full_load", "torch.hub.load", "torch.package.PackageImporter"}
 #: These may not import torch or anything that does, other than inside a function.
-LIGHT = ["__init__", "__main__", "app", "errors", "files", "weights", "commands", "recipe", "run", "data", "report"]
+LIGHT = ["__init__", "__main__", "app", "errors", "files", "weights", "commands", "recipe", "run", "data", "report",
+         "paper"]
 
 
 def part_of(path: Path) -> str:

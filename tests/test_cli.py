@@ -32,7 +32,12 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"],
-            ["eval", "reconstruction"], ["eval", "fid"]]
+            ["table"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"]]
+
+#: latent-diffusion's first stage: codes that are no key codes, and no grids.
+GRIDLESS = ["--recipe", "tiny/toy.yaml", "--set", "training.images=8", "--set", "encoder.channels=8",
+            "--set", "bottleneck={kind: kl, channels: 4}", "--set", "retrieval.kind=none",
+            "--set", "decoder={kind: conv, channels: 8, multipliers: [1, 1, 1]}"]
 
 SERVER = """
 import json, os, sys, tempfile, traceback
@@ -126,7 +131,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     for words in (["prepare", "toy", "--count", "60", "--resolution", "32", "--val-fraction", "0.2"],
                   ["train-ae", *AUTOENCODER], ["encode", "--run", "runs/toy"], ["train-diffusion", *DIFFUSION],
                   ["sample", "-n", "12", "--out", "samples"],
-                  ["eval", "reconstruction", "--metrics", "psnr,ssim"],
+                  ["eval", "reconstruction", "--metrics", "psnr,ssim"], ["eval", "usage"],
                   ["eval", "fid", "--ref", "toy", "--features", "random", "--anchors", "runs/toy"]):
         done = brics(path, *words)
         assert done.code == 0, (words, done.err)
@@ -201,9 +206,53 @@ def test_eval(world: World) -> None:
     assert not re.search(r"^FID", out, re.M), "on random features it is no FID, and is not called so"
     assert len(re.findall(r"for comparison, .*: [\d.e+]+ \(12 images\)", out)) == 2
     assert {path.name for path in (world.path / "runs" / "toy" / "evals").iterdir()} == {
-        "reconstruction-toy-val.json"}
+        "reconstruction-toy-val.json", "usage-toy-train.json", "usage-toy-train.png"}
     (result,) = (world.path / "evals").iterdir()
     assert json.loads(result.read_text())["features"]["name"] == "random"
+
+
+def test_eval_usage(world: World) -> None:
+    evals, out = world.path / "runs" / "toy" / "evals", world.said["eval usage"].out
+    result = json.loads((evals / "usage-toy-train.json").read_text())
+    assert [level["resolution"] for level in result["levels"]] == [2, 3, 3, 3, 3, 4, 4, 4]
+    assert all(len(level["groups"]) == 4 for level in result["levels"])
+    assert result["images"]["images"] == 48 and result["autoencoder"] == checkpoint_digest(
+        list_checkpoints(world.path / "runs" / "toy" / "checkpoints")[-1])
+    assert len(re.findall(r"^ +[234] +\d+ +\d+ +[\d.]+% +[\d.]+% +[\d.]+ +[\d.]+$", out, re.M)) == 8
+    assert f"{result['hit_share']:.2%} of those of all levels were hit by 48 images of toy\n" in out
+    assert out.endswith("written to runs/toy/evals/usage-toy-train.json and runs/toy/evals/usage-toy-train.png\n")
+    assert world.said["eval usage"].err.splitlines()[-1].startswith("counting hits: 48 of 48 images")
+    with Image.open(evals / "usage-toy-train.png") as plot:
+        assert (plot.format, plot.size) == ("PNG", (1080, 408))
+
+
+def test_eval_of_moved_keys(world: World, fork: Server, tmp_path: Path) -> None:
+    """Further off, in a file of its own, and the same every time."""
+    words = ["eval", "reconstruction", "--run", str(world.path / "runs" / "toy"), "--metrics", "psnr", "--ref",
+             str(world.path / "data" / "toy"), "--out", str(tmp_path)]
+    values = []
+    for cells in ("0", "0.5", "4", "0.5"):
+        done = fork(tmp_path, *words, "--perturb", cells)
+        assert done.code == 0, done.err
+        assert (f"every key was moved by +{cells} or -{cells} / r_max" in done.out) == (cells != "0")
+        values.append(re.findall(r"^PSNR: .*$", done.out, re.M))
+    assert values[1] == values[3] != values[0] != values[2]
+    assert {path.name: json.loads(path.read_text())["keys_moved_by_cells"] for path in tmp_path.glob("*.json")} == {
+        "reconstruction-toy-val.json": 0, "reconstruction-toy-val-perturbed0.5.json": 0.5,
+        "reconstruction-toy-val-perturbed4.json": 4}
+
+
+def test_table(world: World, fork: Server, tmp_path: Path) -> None:
+    text, data = fork(world.path, "table", "3"), fork(world.path, "table", "3", "--json")
+    assert (text.code, text.err, data.code, data.err) == (0, "", 0, "")
+    assert text.out.startswith("Table 3. ") and "church64x4.yaml" in text.out
+    filled = json.loads(data.out)
+    assert filled["table"] == "3" and len(filled["rows"]) > 4
+    cells = {cell["column"]: cell for row in filled["rows"] if row["recipe"] == "church64x4.yaml"
+             for cell in row["cells"]}
+    assert cells["grids"]["status"] == "counted" and cells["grids"]["ours"] == pytest.approx(18.63, abs=0.005)
+    elsewhere = fork(tmp_path, "table", "2")
+    assert elsewhere.code == 0 and "not measured" in elsewhere.out and list(tmp_path.iterdir()) == []
 
 
 def test_nothing_half_written_is_left(world: World) -> None:
@@ -216,7 +265,9 @@ def test_the_same_commands_again_change_nothing(world: World, fork: Server) -> N
                         (["train-ae", *AUTOENCODER], "already trained"), (["encode", "--run", "runs/toy"], "key codes"),
                         (["train-diffusion", *DIFFUSION], "already trained"),
                         (["sample", "-n", "12", "--out", "samples"], "(12 were there already)"),
-                        (["eval", "reconstruction", "--metrics", "psnr,ssim"], "PSNR")):
+                        (["eval", "reconstruction", "--metrics", "psnr,ssim"], "PSNR"),
+                        (["eval", "reconstruction", "--metrics", "ssim"], "SSIM"),
+                        (["eval", "usage"], "were hit by 48 images")):
         done = fork(world.path, *words)
         assert done.code == 0 and said in done.out, done
     assert snapshot(world.path) == before
@@ -285,7 +336,7 @@ def make_photographs(folder: Path, good: int, bad: Sequence[str] = ()) -> None:
 
 
 @pytest.fixture(scope="module")
-def wrong(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the world with everything in it that can be got wrong."""
     path = tmp_path_factory.mktemp("wrong") / "world"
     shutil.copytree(world.path, path)
@@ -307,6 +358,8 @@ def wrong(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(path / "runs" / "toy-diffusion", changed)
     info = changed / "run.json"
     info.write_text(info.read_text().replace(digest, "0" * 64))
+    done = fork(path, "train-ae", *GRIDLESS, "--run", "gridless", "--data", "data/toy")
+    assert done.code == 0, done.err
     damaged = path / "data" / "damaged"
     shutil.copytree(path / "data" / "toy", damaged)
     shard = damaged / "train-00000.tar"
@@ -365,6 +418,11 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["encode", "--run", "runs/toy", "--data", "nowhere"], 3, "nowhere: no prepared data set"),
     (["encode", "--run", "runs/toy", "--checkpoint", "ffffffffffff"], 3, "no checkpoint ffffffffffff"),
     (["encode", "--run", "runs/toy", "--device", "gpu"], 2, "--device: `gpu` is unknown"),
+    (["encode", "--run", "gridless"], 4, r"gridless: its codes \(bottleneck `kl`\) are unbounded"),
+    ([*TRAIN, "--run", "new", "--set", "retrieval={kind: none}"], 2, "bottleneck.noise: .* write false"),
+    ([*TRAIN, "--run", "new", "--set", "bottleneck.kind=vq"], 2, "retrieval.kind: feature grids are indexed by key"),
+    ([*TRAIN, "--run", "new", "--set", "decoder.kind=cnov"], 2, "decoder.kind: .* Did you mean `conv`"),
+    ([*TRAIN, "--run", "new", "--set", "training.accumulate=3"], 2, "3 parts do not divide a batch of 8"),
     ([*DIFFUSE, "--run", "new", "--autoencoder", "nowhere"], 3, "nowhere: no such run"),
     ([*DIFFUSE, "--run", "new", "--autoencoder", "runs/toy-diffusion"], 4, "is the run of a diffusion model"),
     ([*DIFFUSE, "--run", "new", "--autoencoder", "runs/recoded"], 4,
@@ -394,6 +452,16 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["eval", "reconstruction", "--metrics", "psnr", "--ref", "other"], 3, "other: images are 20x20, toy needs 32x32"),
     (["eval", "reconstruction", "--metrics", "psnr", "--split", "vla"], 3, "no split `vla`; there is train, val"),
     (["eval", "reconstruction", "--metrics", "psnr", "--out", "in-the-way/deep"], 3, "in-the-way/deep"),
+    (["eval", "reconstruction", "--metrics", "psnr", "--perturb", "0.5", "--run", "gridless"], 4,
+     "gridless: has no feature grids, so --perturb means nothing"),
+    (["eval", "usage", "--run", "gridless"], 4, "gridless: has no feature grids whose use could be counted"),
+    (["eval", "usage", "--run", "runs/toy-diffusion"], 4, "run of a diffusion model"),
+    (["eval", "usage", "--ref", "other"], 3, "other: images are 20x20, toy needs 32x32"),
+    (["eval", "usage", "--split", "test"], 3, "no split `test`; there is train, val"),
+    (["eval", "usage", "--out", "in-the-way/deep"], 3, "in-the-way/deep"),
+    (["eval", "usage", "--out", "READ-ONLY/evals"], 3, "READ-ONLY/evals: cannot be written"),
+    (["table", "11"], 2, "table 11: .* There are: 2, 3, 4, .*, K"),
+    (["table", ""], 2, "There are: 2, 3"),
     (["eval", "fid", "--ref", "toy"], 3, "inception-2015-12-05.pt: missing.*no-weights.*https://"),
     (["eval", "fid", "--ref", "toy", "--features", "dino"], 2, "`dino` is unknown"),
     (["eval", "fid", "--ref", "nowhere", "--features", "random"], 3, "nowhere: neither a folder nor"),
@@ -444,7 +512,9 @@ def test_wrong_calls(words: list[str], code: int, says: str, wrong: Path, fork: 
 
 @pytest.mark.parametrize("words", [
     ["trian-ae"], ["train-ae"], ["train-ae", "--recipe", "tiny/toy.yaml", "--sett", "a=1"], ["sample", "-n", "many"],
-    ["encode", "--run", "runs/toy", "--batch-size", "0"], [*TRAIN, "--save-every", "-1"], ["eval", "fid"]],
+    ["encode", "--run", "runs/toy", "--batch-size", "0"], [*TRAIN, "--save-every", "-1"], ["eval", "fid"], ["table"],
+    ["eval", "usage", "--limit", "0"], ["eval", "reconstruction", "--perturb", "-1"],
+    ["eval", "reconstruction", "--perturb", "much"]],
     ids=" ".join)
 def test_words_that_are_not_words(words: list[str], wrong: Path, fork: Server) -> None:
     """What typer itself refuses: exit code 2 and its usage, no traceback."""

@@ -58,6 +58,12 @@ def test_dry_run(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_table(tmp_path: Path) -> None:
+    (line,) = block("table")
+    printed = run(line, tmp_path)
+    assert "126.79 GFlops           126.79 GFlops" in printed and "63.41 GFlops            63.41 GFlops" in printed
+
+
 def test_setup_commands_are_the_two_that_the_project_promises() -> None:
     first, tests = re.findall(r"```sh\n(python3 -m venv .*)\n```", README)
     assert first.endswith(".venv/bin/brics demo")

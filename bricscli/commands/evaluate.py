@@ -1,17 +1,24 @@
-"""`brics eval`: reconstruction and fid."""
+"""`brics eval`: reconstruction, usage and fid."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bricscli.commands import options
 
+if TYPE_CHECKING:
+    from bricscli.run.directory import RunDirectory
+
 app = typer.Typer(help="Measure reconstructions and samples; results also go into JSON files with their protocol.",
                   no_args_is_help=True)
 
+Run = Annotated[Path | None, typer.Option(metavar="RUN", help="The autoencoder's run (default: the one under runs/ "
+                                                              "that was trained last).")]
+Ref = Annotated[str | None, typer.Option(metavar="REF", help="A prepared data set, by path, name or a part of its "
+                                         "name, or a folder of images (default: the one trained on).")]
 Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: val for "
-                                               "reconstruction, all for fid).")]
+                                               "reconstruction, train for usage, all for fid).")]
 Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, chosen at random "
                                                                          "once and for all.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run, or "
@@ -19,13 +26,14 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON fi
 
 
 def reconstruction(
-    run: Annotated[Path | None, typer.Option(metavar="RUN", help="The autoencoder's run (default: the one under runs/ "
-                                                                 "that was trained last).")] = None,
-    ref: Annotated[str | None, typer.Option(metavar="REF", help="A prepared data set, by path, name or a part of its "
-                                            "name, or a folder of images (default: the one trained on).")] = None,
+    run: Run = None,
+    ref: Ref = None,
     split: Split = None,
     metrics: Annotated[str, typer.Option(help="Some of psnr, ssim, lpips, separated by commas.")] = "psnr,ssim,lpips",
     limit: Limit = None,
+    perturb: Annotated[float, typer.Option(metavar="CELLS", min=0, help="Move every key by +CELLS / r_max or -CELLS / "
+                                           "r_max before decoding: 0.5 is what training with noise should "
+                                           "tolerate.")] = 0.0,
     checkpoint: options.Checkpoint = None,
     out: Out = None,
     device: options.Device = "auto",
@@ -38,26 +46,57 @@ def reconstruction(
     """
     from bricscli import files
     from bricscli.data.collection import find_images
-    from bricscli.errors import DataError
-    from bricscli.run.directory import RunDirectory, newest_run
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.datasets import trained_data
     from bricscli.tasks.eval import choose_metrics, describe_result, evaluate_reconstruction, load_measures, save_result
     from bricscli.tasks.models import load_autoencoder
+    from bricscli.tasks.perturbed import perturbed
 
     chosen, place = choose_metrics(metrics.split(",")), choose_device(device)
-    directory = RunDirectory.open(run) if run else newest_run(options.RUNS_ROOT, "autoencoder")
-    if directory is None:
-        raise DataError(f"{options.RUNS_ROOT}: has no trained autoencoder. Train one with `brics train-ae`.")
+    directory = _autoencoder_run(run)
     files.check_writable(out or directory.evals)
     measures = load_measures(chosen, place)
     autoencoder = load_autoencoder(directory, place, checkpoint)
     images = find_images(ref or trained_data(directory, options.DATA_ROOT), split, default="val")
     autoencoder.check_resolution(images.shape, images.name)
-    result = evaluate_reconstruction(autoencoder.model, images, measures, autoencoder=autoencoder.digest, device=place,
-                                     limit=limit)
+    reconstruct = perturbed(autoencoder, perturb) if perturb else autoencoder.model
+    result = evaluate_reconstruction(reconstruct, images, measures, autoencoder=autoencoder.digest, moved=perturb,
+                                     device=place, limit=limit)
     say("\n".join([*describe_result(result), f"written to {save_result(result, out or directory.evals)}"]))
+
+
+def usage(
+    run: Run = None,
+    ref: Ref = None,
+    split: Split = None,
+    limit: Limit = None,
+    checkpoint: options.Checkpoint = None,
+    out: Out = None,
+    device: options.Device = "auto",
+) -> None:
+    """Which entries of the feature grids the keys of a data set hit, and how evenly.
+
+    Prints a line for each level, and writes the numbers of every group and a plot.
+
+    Example: brics eval usage --run runs/church64x4 --limit 1000
+    """
+    from bricscli import files
+    from bricscli.data.collection import find_images
+    from bricscli.run.log import say
+    from bricscli.runtime import choose_device
+    from bricscli.tasks.datasets import trained_data
+    from bricscli.tasks.models import load_autoencoder
+    from bricscli.tasks.usage import describe_usage, evaluate_usage, save_usage
+
+    place, directory = choose_device(device), _autoencoder_run(run)
+    files.check_writable(out or directory.evals)
+    autoencoder = load_autoencoder(directory, place, checkpoint)
+    images = find_images(ref or trained_data(directory, options.DATA_ROOT), split, default="train")
+    autoencoder.check_resolution(images.shape, images.name)
+    result = evaluate_usage(autoencoder, images, device=place, limit=limit)
+    table, plot = save_usage(result, out or directory.evals)
+    say("\n".join([*describe_usage(result), f"written to {table} and {plot}"]))
 
 
 def fid(
@@ -108,5 +147,16 @@ def fid(
                    f"written to {save_result(result, out or folder.parent / 'evals')}"]))
 
 
-for command in (reconstruction, fid):
+def _autoencoder_run(run: Path | None) -> "RunDirectory":
+    """The run that was named, or the autoencoder's that was trained last."""
+    from bricscli.errors import DataError
+    from bricscli.run.directory import RunDirectory, newest_run
+
+    directory = RunDirectory.open(run) if run else newest_run(options.RUNS_ROOT, "autoencoder")
+    if directory is None:
+        raise DataError(f"{options.RUNS_ROOT}: has no trained autoencoder. Train one with `brics train-ae`.")
+    return directory
+
+
+for command in (reconstruction, usage, fid):
     app.command(help=options.manual(command))(command)

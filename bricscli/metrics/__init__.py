@@ -26,6 +26,9 @@ METRICS: dict[str, Metric] = {
         "LPIPS (alex)", "reconstruction", "lower", "", "difference as people see it; 0 is a perfect copy", "alexnet"
     ),
     "lpips_vgg": Metric("LPIPS (vgg)", "reconstruction", "lower", "", "the same, seen by another network", "vgg16"),
+    "lpips_squeeze": Metric(
+        "LPIPS (squeeze)", "reconstruction", "lower", "", "the same, seen by a small network", "squeezenet1_1"
+    ),
     "fid": Metric(
         "FID (clean-fid)", "generation", "lower", "", "distance of two sets of images, Inception features", "inception"
     ),

@@ -4,24 +4,19 @@ Images are (B,3,H,W), uint8 or float in [0,1]; every result is (B,) float64.
 """
 
 import math
-import warnings
-from collections.abc import Mapping
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from bricscli.errors import DataError
+from bricscli.nn.lpips import LPIPS_WEIGHTS as LPIPS_WEIGHTS
+from bricscli.nn.lpips import LpipsDistance
 
 #: Equal images have infinite PSNR, which no mean survives: they count as this many dB.
 PSNR_CEILING = 100.0
 
 #: Wang et al. 2004 (IEEE TIP 13(4)), section III-B.
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
-
-#: lpips' name of a network -> ours in `weights.WEIGHTS`.
-LPIPS_WEIGHTS: dict[str, str] = {"alex": "alexnet", "vgg": "vgg16"}
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -59,41 +54,14 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return similarity.mean(dim=(1, 2, 3))
 
 
-class Lpips(nn.Module):
-    """LPIPS v0.1 of the `lpips` package (arXiv:1801.03924v2), its linear weights as they ship in the package.
-
-    `state`: torchvision's state dict of the backbone (`weights.load_state(LPIPS_WEIGHTS[net])`), so that the package
-    downloads nothing; None leaves the backbone random, for tests. Sides of at least 32 pixels.
-    """
-
-    def __init__(self, net: Literal["alex", "vgg"], state: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__()
-        with warnings.catch_warnings():  # lpips speaks to torchvision in words that are deprecated
-            warnings.simplefilter("ignore")
-            import lpips
-
-            self._lpips = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-        if state is not None:
-            self._load_backbone(state, net)
-        self.requires_grad_(False)
-        self.eval()
-
-    def _load_backbone(self, state: Mapping[str, Tensor], net: str) -> None:
-        """lpips cuts torchvision's `features.7.weight` up into `slice3.7.weight`: the index stays."""
-        own = self._lpips.net.state_dict()
-        backbone = {}
-        for key, value in own.items():
-            source = "features." + key.split(".", 1)[1]
-            if source not in state or state[source].shape != value.shape:
-                raise DataError(f"weights of {LPIPS_WEIGHTS[net]}: {source} does not fit. Use torchvision's file.")
-            backbone[key] = state[source]
-        self._lpips.net.load_state_dict(backbone)
+class Lpips(LpipsDistance):
+    """LPIPS v0.1. `state`: torchvision's state dict of the backbone; sides of at least 32 pixels."""
 
     @torch.no_grad()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances (B,)."""
         a, b = (x.float() * 2 - 1 for x in _unit_range(a, b))
-        return self._lpips(a, b).flatten().double()
+        return super().forward(a, b).double()
 
 
 def _unit_range(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

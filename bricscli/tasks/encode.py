@@ -31,9 +31,12 @@ IMAGES_AT_A_TIME = 64
 def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: str | None = None) -> ShardSet:
     """Key codes of every image of `data` into the run's `codes/`; older codes of the run are replaced when done.
 
-    Raises DataError for data that does not fit the autoencoder, MismatchError for another kind of run.
+    Raises DataError for data that does not fit the autoencoder, MismatchError for another kind of run or of code.
     """
     autoencoder = load_autoencoder(run, device, checkpoint)
+    if not autoencoder.recipe.has_key_codes:
+        raise MismatchError(f"{run.path}: its codes (bottleneck `{autoencoder.recipe.bottleneck.kind}`) are unbounded, "
+                            "and diffusion here is on key codes in [0, 1]. Choose a run with bottleneck `key_code`.")
     images = open_images(data, autoencoder.recipe)
     header = {
         "kind": "key_codes",

@@ -4,6 +4,7 @@ Every result is a plain dict, ready for JSON: the numbers, how many images they 
 and the versions that can change a number. It holds no times and no paths, so the same inputs give the same file.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -73,6 +74,7 @@ def evaluate_reconstruction(
     measures: dict[str, PairMeasure],
     *,
     autoencoder: str | None = None,
+    moved: float = 0.0,
     device: torch.device | str = "cpu",
     batch_size: int = 16,
     limit: int | None = None,
@@ -80,6 +82,7 @@ def evaluate_reconstruction(
     """Mean and standard deviation over images of every measure; reconstructions are rounded to 8 bits first.
 
     `reconstruct`: float [-1,1] (B,3,H,W) on `device` -> the same. `autoencoder`: digest of its weights, for the record.
+    `moved`: by how many cells `reconstruct` moves keys, likewise.
     """
     if "ssim" in measures and min(images.shape) < SSIM_WINDOW:
         raise DataError(f"{images.name}: {images.size} is too small for SSIM. Use --metrics psnr.")
@@ -99,6 +102,7 @@ def evaluate_reconstruction(
         "metrics": {name: _summary(name, torch.cat(parts)) for name, parts in values.items()},
         "images": images.describe(limit),
         "autoencoder": autoencoder,
+        "keys_moved_by_cells": moved,
         "protocol": "per image; reconstructions rounded to 8 bits; data range 1; SSIM Gaussian 11x11, borders left out",
         "versions": _versions("lpips") if any(name.startswith("lpips") for name in measures) else _versions(),
     }
@@ -154,15 +158,30 @@ def evaluate_frechet(
 
 
 def save_result(result: dict[str, Any], folder: Path) -> Path:
-    """Writes a result below `folder`, under a name that says what it is. Returns the file's path."""
+    """Writes a result below `folder`, under a name that says what it is. Returns the file's path.
+
+    Metrics of an earlier evaluation of the same reconstructions stay in the file.
+    """
     if result["kind"] == "reconstruction":
-        name = f"reconstruction-{result['images']['name']}-{result['images'].get('split', 'folder')}"
+        moved = f"-perturbed{result['keys_moved_by_cells']:g}" if result["keys_moved_by_cells"] else ""
+        name = f"reconstruction-{result['images']['name']}-{result['images'].get('split', 'folder')}{moved}"
     else:
         sides = f"{result['samples']['name']}-{result['reference']['name']}"
         name = f"{next(iter(result['metrics']))}-{sides}-{result['reference'].get('split', 'folder')}"
     path = folder / f"{name}.json"
-    files.write_json(path, result)
+    files.write_json(path, _with_earlier_metrics(result, path) if result["kind"] == "reconstruction" else result)
     return path
+
+
+def _with_earlier_metrics(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`result` and the metrics that the file has more, if the two agree in everything else."""
+    try:
+        earlier = json.loads(path.read_text("utf-8"))
+        both = {part: earlier[part] | result[part] for part in ("metrics", "versions")}
+        same_versions = both["versions"] == result["versions"] | earlier["versions"]  # of what both of them name
+        return result | both if same_versions and earlier | both == result | both else result
+    except (OSError, ValueError, TypeError, KeyError):  # none, or a file of somebody else's
+        return result
 
 
 def describe_result(result: dict[str, Any]) -> list[str]:
@@ -175,7 +194,9 @@ def describe_result(result: dict[str, Any]) -> list[str]:
         else:
             lines.append(f"{entry['label']}: {entry['value']:.4g}")
     if result["kind"] == "reconstruction":
-        return [*lines, f"mean ± standard deviation per image, over {_words(result['images'])}"]
+        moved = result["keys_moved_by_cells"]
+        keys = f"; every key was moved by +{moved:g} or -{moved:g} / r_max" if moved else ""
+        return [*lines, f"mean ± standard deviation per image, over {_words(result['images'])}{keys}"]
     lines.append(f"{_words(result['samples'])} against {_words(result['reference'])}")
     return lines + [f"  for comparison, {name}: {anchor['value']:.4g} ({anchor['images']} images)"
                     for name, anchor in result["anchors"].items()]

@@ -32,7 +32,7 @@ class LoadedAutoencoder:
     @property
     def code_shape(self) -> tuple[int, int, int]:
         """(C_z, H_z, W_z)."""
-        return self.recipe.bottleneck.channels, self.recipe.code_size, self.recipe.code_size
+        return self.recipe.code_shape
 
     def check_resolution(self, shape: tuple[int, int], name: str) -> None:
         """Raises DataError unless images of `shape` (height, width) are what it was trained on."""

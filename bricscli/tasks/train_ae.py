@@ -8,14 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bricscli import files, weights
+from bricscli import files
 from bricscli.build import build_autoencoder, build_discriminator, count_parameters
 from bricscli.data.images import decode_image, encode_png, sheet, to_float, to_uint8
 from bricscli.data.loader import BatchReader, in_order
 from bricscli.data.shards import ShardSet
 from bricscli.errors import DataError
-from bricscli.losses.perceptual import PerceptualLoss
+from bricscli.losses.perceptual import LpipsLoss, PerceptualLoss, load_perceptual_loss
 from bricscli.metrics.reconstruction import psnr
+from bricscli.nn.autoencoder import Autoencoder
+from bricscli.nn.retrieval.feature_grid import FeatureGrid
+from bricscli.nn.retrieval.usage import EntryUsage
 from bricscli.recipe.load import dump_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
@@ -67,7 +70,7 @@ def train_autoencoder(
         def preview(path: Path) -> Mapping[str, float]:
             fake = reconstruct_uint8(step.averaged, val, device)
             files.write_bytes(path, encode_png(compare_sheet(val, fake)))
-            return {"val_psnr": float(psnr(val, fake).mean())}
+            return {"val_psnr": float(psnr(val, fake).mean())} | entries_hit(step.averaged, val, device)
 
         with run.lock(), deterministic_algorithms(device):
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
@@ -79,24 +82,36 @@ def train_autoencoder(
 def describe_plan(recipe: AutoencoderRecipe, data: Path) -> list[str]:
     """What `--dry-run` tells: parameters, and the shards that would be read."""
     model = build_autoencoder(recipe)
-    parts = {"encoder": model.encoder, "grids": model.retrieval, "decoder": model.decoder}
-    lines = [f"{name:13} {count_parameters(part) / 1e6:8.2f} M parameters" for name, part in parts.items()]
-    lines[1] += f" ({model.retrieval.table.numel() / 1e6:.2f} M of them in grid entries)"
+    parts = {"encoder": model.encoder, "bottleneck": model.bottleneck, "grids": model.retrieval,
+             "decoder": model.decoder}
+    counts = {name: count_parameters(part) / 1e6 for name, part in parts.items()}
+    lines = [f"{name:13} {count:8.2f} M parameters" for name, count in counts.items() if count]
+    if isinstance(model.retrieval, FeatureGrid):
+        lines[1] += f" ({model.retrieval.table.numel() / 1e6:.2f} M of them in grid entries)"
     if recipe.losses.adversarial:
         lines.append(f"discriminator {count_parameters(build_discriminator(recipe)) / 1e6:8.2f} M parameters")
     return [*lines, *describe_shards(data, "brics prepare")]
 
 
-def load_perceptual(recipe: AutoencoderRecipe) -> PerceptualLoss | None:
+def load_perceptual(recipe: AutoencoderRecipe) -> PerceptualLoss | LpipsLoss | None:
     """The perceptual loss with its pretrained network, where the recipe asks for one. Raises MissingWeights."""
-    network = recipe.losses.perceptual_network
-    return PerceptualLoss(network, weights.load_state(network)) if recipe.losses.perceptual else None
+    return load_perceptual_loss(recipe.losses.perceptual_network) if recipe.losses.perceptual else None
 
 
 def reconstruct_uint8(model: torch.nn.Module, images: Tensor, device: torch.device) -> Tensor:
     """uint8 `(B, 3, H, W)` -> its reconstruction, likewise; without noise."""
     with torch.no_grad():
         return to_uint8(model(to_float(images.to(device)))).cpu()
+
+
+def entries_hit(model: Autoencoder, images: Tensor, device: torch.device) -> dict[str, float]:
+    """For the log: the share of feature grid entries, of those that a key can reach, that uint8 images hit."""
+    if not isinstance(model.retrieval, FeatureGrid):
+        return {}
+    usage = EntryUsage(model.retrieval)
+    with torch.no_grad():
+        usage.update(model.retrieval.tile(model.encode(to_float(images.to(device)))))
+    return {"entries_hit": usage.hit_share()}
 
 
 def compare_sheet(real: Tensor, fake: Tensor, columns: int = 8) -> np.ndarray:

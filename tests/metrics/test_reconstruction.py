@@ -91,7 +91,7 @@ def test_lpips_with_our_file_is_lpips_with_torchvisions(net: str) -> None:
     from torchvision import models
 
     torch.manual_seed(0)
-    names = {"alex": "alexnet", "vgg": "vgg16"}
+    names = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
     backbone = getattr(models, names[net])(weights=None)
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from bricscli.data.images import decode_image, to_float
 from bricscli.data.shards import ShardSet
 from bricscli.errors import BricsError, DataError, MismatchError
+from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.tasks import encode as task
 from bricscli.tasks.encode import CODE, FLIP, decode_code, encode, open_codes
 from bricscli.tasks.models import load_autoencoder
 from bricscli.tasks.prepare import prepare_toy
+from bricscli.tasks.train_ae import train_autoencoder
 
 CPU = torch.device("cpu")
 Trained = Any  # tests/tasks/conftest.py
@@ -116,6 +119,24 @@ def test_what_is_refused(copied: Trained, tmp_path: Path) -> None:
     shutil.rmtree(run.codes)
     with pytest.raises(DataError, match=r"no key codes yet.*brics encode --run"):
         open_codes(run, load_autoencoder(run, CPU))
+
+
+def test_codes_that_are_no_key_codes_are_refused(
+    trained: Trained, tiny_autoencoder: Callable[..., AutoencoderRecipe], tmp_path: Path, method: dict[str, Any]
+) -> None:
+    """Of every method: key codes become shards of their shape, other codes one line."""
+    recipe = tiny_autoencoder(**method | {"training": {"images": 4}, "losses": {"adversarial": 0}})
+    run = train_autoencoder(recipe, trained.data, tmp_path / "run", device=CPU)
+    if recipe.has_key_codes:
+        codes = encode(run, trained.data, device=CPU)
+        assert tuple(codes.header["shape"]) == recipe.code_shape
+        code = decode_code(codes.split("val").read(0, CODE), recipe.code_shape)
+        assert code.min() >= 0 and code.max() <= 1
+        return
+    with pytest.raises(MismatchError, match=rf"run: its codes \(bottleneck `{recipe.bottleneck.kind}`\) are unbounded"
+                                            r".*Choose a run with bottleneck `key_code`\.$"):
+        encode(run, trained.data, device=CPU)
+    assert not run.codes.exists() and not (run.path / "codes-new").exists()
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 8, 4), np.float16), np.zeros(SHAPE, np.float32)])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,6 +188,78 @@ def test_too_small_for_ssim(tmp_path: Path) -> None:
     images = open_folder(save_folder(tmp_path / "small", pictures(0, 2, 8)))
     with pytest.raises(DataError, match="8x8 is too small for SSIM"):
         task.evaluate_reconstruction(darker, images, {"ssim": ssim})
+
+
+def saved(images: ImageCollection, folder: Path, *names: str, moved: float = 0.0, **changes: Any) -> dict[str, Any]:
+    """What the file holds after one more evaluation."""
+    result = task.evaluate_reconstruction(darker, images, task.load_measures(names), autoencoder="abc", moved=moved)
+    return json.loads(task.save_result(result | changes, folder).read_text())
+
+
+def test_metrics_of_the_same_reconstructions_add_up(data_root: Path, tmp_path: Path) -> None:
+    images = find_images("tower", "val", data_root)
+    both = saved(images, tmp_path / "both", "psnr", "ssim")
+    one = saved(images, tmp_path, "psnr")
+    assert list(one["metrics"]) == ["psnr"]
+    assert saved(images, tmp_path, "ssim") == both and saved(images, tmp_path, "psnr") == both
+    assert len(list(tmp_path.glob("*.json"))) == 1
+
+
+def test_a_metric_that_was_measured_again_is_the_new_one(data_root: Path, tmp_path: Path) -> None:
+    images = find_images("tower", "val", data_root)
+    first = saved(images, tmp_path, "psnr", "ssim")
+    new = {"psnr": first["metrics"]["psnr"] | {"mean": -1.0}}
+    assert saved(images, tmp_path, metrics=new)["metrics"] == first["metrics"] | new
+
+
+def test_versions_of_metrics_that_stay_stay_too(data_root: Path, tmp_path: Path) -> None:
+    """`lpips` is named only where it measured something."""
+    images = find_images("tower", "val", data_root)
+    plain = saved(images, tmp_path / "plain", "psnr")
+    with_lpips = {"versions": plain["versions"] | {"lpips": "0.1"}, "metrics": {"lpips_alex": {"mean": 1.0}}}
+    wanted = {"metrics": plain["metrics"] | with_lpips["metrics"], "versions": with_lpips["versions"]}
+    saved(images, tmp_path / "first", "psnr")
+    assert saved(images, tmp_path / "first", **with_lpips) == plain | wanted
+    saved(images, tmp_path / "last", **with_lpips)
+    assert saved(images, tmp_path / "last", "psnr") == plain | wanted
+
+
+@pytest.mark.parametrize("change", [
+    {"autoencoder": "abd"}, {"protocol": "another"}, {"images": {"images": 2}}, {"versions": {"torch": "0"}},
+    {"keys_moved_by_cells": 0.25}], ids=lambda change: next(iter(change)))
+def test_metrics_of_other_reconstructions_go(data_root: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    images = find_images("tower", "val", data_root)
+    first = saved(images, tmp_path, "psnr", moved=0.5)
+    (path,) = tmp_path.glob("*.json")
+    (name, value), = change.items()
+    path.write_text(json.dumps(first | {name: first[name] | value if isinstance(value, dict) else value}))
+    assert list(saved(images, tmp_path, "ssim", moved=0.5)["metrics"]) == ["ssim"]
+
+
+@pytest.mark.parametrize("text", [
+    "", "{", "3", "null", "[]", "{}", '{"metrics": {}}', '{"metrics": [], "versions": []}',
+    '{"metrics": {"a": 1}, "versions": null}', '{"metrics": null, "versions": {}}', '{"metrics": 3, "versions": "x"}'])
+def test_a_file_of_somebody_elses_is_replaced(data_root: Path, tmp_path: Path, text: str) -> None:
+    images = find_images("tower", "val", data_root)
+    wanted = saved(images, tmp_path, "psnr")
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(text)
+    assert saved(images, tmp_path, "psnr") == wanted
+    path.write_bytes(b"\xff\xfe")
+    assert saved(images, tmp_path, "psnr") == wanted
+
+
+def test_moved_keys_are_recorded_and_kept_apart(data_root: Path, tmp_path: Path) -> None:
+    images = find_images("tower", "val", data_root)
+    still, moved = saved(images, tmp_path, "psnr"), saved(images, tmp_path, "psnr", moved=0.5)
+    assert (still["keys_moved_by_cells"], moved["keys_moved_by_cells"]) == (0, 0.5)
+    assert {path.name for path in tmp_path.glob("*.json")} == {
+        "reconstruction-lsun-tower-val.json", "reconstruction-lsun-tower-val-perturbed0.5.json"}
+    assert task.describe_result(still)[-1] == (
+        "mean ± standard deviation per image, over 3 images of lsun-tower, split val")
+    assert task.describe_result(moved)[-1] == (
+        "mean ± standard deviation per image, over 3 images of lsun-tower, split val; every key was moved by +0.5 or "
+        "-0.5 / r_max")
 
 
 # Fréchet distance

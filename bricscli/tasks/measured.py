@@ -1,0 +1,115 @@
+"""What `brics eval` measured of the model that a shipped recipe makes, found again among the runs.
+
+A number counts for a recipe only where nothing else could have made it: the run's recipe is that recipe in every key,
+the evaluation names a checkpoint that the run still has, and it used the data that the recipe names. Whatever else
+differs from the paper's measurement (fewer images, an unfinished training) becomes a note beside the number.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bricscli.errors import BricsError, RecipeError
+from bricscli.recipe.load import differing_keys, load_recipe, parse_recipe
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe, Recipe
+from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints, load_weights
+from bricscli.run.directory import RunDirectory, list_runs
+from bricscli.run.log import warn
+
+#: Samples that the paper's generation metrics stand on (section 4).
+PAPER_SAMPLES = 50_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """One number; `std` is the spread over images where there is one."""
+
+    value: float
+    std: float | None
+    notes: tuple[str, ...]
+
+
+def find_measured(recipe: Recipe, runs: Path) -> dict[str, Found]:
+    """Metric, by `brics eval`'s name -> its number, from the runs of that recipe; those with fewer notes go first."""
+    found: dict[str, Found] = {}
+    for run in _runs_of(recipe, runs):
+        for result in _results(run):
+            notes = _reservations(result, run)
+            if notes is None:
+                continue
+            for name, entry in result["metrics"].items():
+                new = Found(entry.get("mean", entry.get("value")), entry.get("std"), notes)
+                if name not in found or len(notes) < len(found[name].notes):
+                    found[name] = new
+    return found
+
+
+def _runs_of(recipe: Recipe, runs: Path) -> Iterator[RunDirectory]:
+    for run in list_runs(runs):
+        try:
+            if not differing_keys(run.recipe, recipe):
+                yield run
+        except RecipeError as error:
+            warn(f"{run.path}: is left out, its recipe cannot be read ({error.lines[0]})")
+
+
+def _results(run: RunDirectory) -> Iterator[dict[str, Any]]:
+    for path in sorted(run.evals.glob("*.json")):
+        try:
+            yield json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            warn(f"{path}: is left out, it cannot be read. Evaluate again.")
+
+
+def _reservations(result: dict[str, Any], run: RunDirectory) -> tuple[str, ...] | None:
+    """What must be said beside the numbers; None where they are not this recipe's."""
+    recipe = run.recipe
+    if isinstance(recipe, AutoencoderRecipe):
+        return _of_reconstruction(result, run, recipe) if result["kind"] == "reconstruction" else None
+    return _of_samples(result, run, recipe) if "samples" in result else None
+
+
+def _of_reconstruction(result: dict[str, Any], run: RunDirectory, recipe: AutoencoderRecipe) -> tuple[str, ...] | None:
+    images, seen = result["images"], _images_seen(run, result["autoencoder"])
+    same_images = (images["name"], images.get("split")) == (recipe.data.name, "val")
+    if seen is None or not same_images or result.get("keys_moved_by_cells"):
+        return None
+    notes = _unfinished(seen, recipe)
+    if images["images"] < images["of"]:
+        notes.append(f"over {images['images']:,} of {images['of']:,} images of the val split")
+    return tuple(notes)
+
+
+def _of_samples(result: dict[str, Any], run: RunDirectory, recipe: DiffusionRecipe) -> tuple[str, ...] | None:
+    """Samples that `brics sample` drew into the run, against the data that the autoencoder was trained on."""
+    try:
+        record = json.loads((run.path / result["samples"]["name"] / "samples.json").read_text("utf-8"))
+        autoencoder = parse_recipe(load_weights(run.autoencoder_path).recipe_text, str(run.autoencoder_path))
+    except (OSError, ValueError, BricsError):
+        return None
+    assert isinstance(autoencoder, AutoencoderRecipe)
+    seen = _images_seen(run, record["denoiser"]["digest"])
+    same_data = result["reference"]["name"] == autoencoder.data.name
+    if seen is None or not same_data or differing_keys(autoencoder, load_recipe(recipe.autoencoder)):
+        return None
+    notes, samples = _unfinished(seen, recipe), result["samples"]["images"]
+    if samples != PAPER_SAMPLES:
+        notes.append(f"over {samples:,} samples, the paper's over {PAPER_SAMPLES:,}")
+    if record["sampling"] != recipe.sampling.model_dump():
+        notes.append("drawn with other settings than the recipe's")
+    return tuple(notes)
+
+
+def _images_seen(run: RunDirectory, digest: str | None) -> int | None:
+    """How many images the checkpoint with these weights was trained on; None where the run has no such checkpoint."""
+    for path in list_checkpoints(run.checkpoints):
+        if digest and checkpoint_digest(path) == digest:
+            return int(path.name.removeprefix("step-")) * run.recipe.training.batch_size
+    return None
+
+
+def _unfinished(seen: int, recipe: Recipe) -> list[str]:
+    total = recipe.training.images
+    return [f"after {seen:,} of {total:,} images of training"] if seen < total else []
