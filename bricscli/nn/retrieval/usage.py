@@ -30,11 +30,12 @@ class EntryUsage:
         grid = self._grid
         keys = grid.keys(tiled).cpu()
         ends = list(itertools.product((0, 1), repeat=grid.key_length))
-        for corners in iter_corners((*self.counts.shape, 1), keys, grid.levels):
+        for corners in iter_corners((*self.counts.shape, 1), keys, grid.levels, hoist=False):
             fractions = corners.fractions[..., 0]  # (C_key, N_h, P, B)
             for end, around in zip(ends, corners, strict=True):
                 used = torch.stack([f > 0 if up else f < 1 for f, up in zip(fractions, end, strict=True)]).all(0)
                 for rows, weights in around:
+                    assert weights is not None
                     hit = (used & (weights[..., 0] > 0)).long()
                     self.counts.view(-1).scatter_add_(0, rows.flatten(), hit.flatten())
 
