@@ -11,6 +11,7 @@ Tested under Triton's interpreter, which TRITON_INTERPRET=1 asks for before the 
 
 import itertools
 import os
+import shutil
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -31,9 +32,15 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 def available(device: torch.device) -> bool:
-    """Triton is installed and runs on this device."""
-    interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    return programs is not None and (device.type == "cuda" or interpreted)
+    """Triton is installed and runs on this device.
+
+    On CUDA it needs a C compiler beside it, for the few lines that launch a kernel; without one there is `portable`.
+    """
+    if programs is None:
+        return False
+    if device.type == "cpu":
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    return device.type == "cuda" and bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 
 
 class _Levels(NamedTuple):

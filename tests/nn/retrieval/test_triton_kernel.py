@@ -156,9 +156,13 @@ def test_without_triton_it_is_imported_but_not_available(monkeypatch: pytest.Mon
     assert not module.available(torch.device("cuda"))
 
 
-def test_it_is_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_for_cuda_where_there_is_a_c_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton has no wheel for this platform")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert not triton_kernel.available(torch.device("cuda"))
+    monkeypatch.setenv("CC", "cc")
     assert triton_kernel.available(torch.device("cuda", 1))
     assert not triton_kernel.available(torch.device("cpu"))
 
