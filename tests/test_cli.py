@@ -309,6 +309,11 @@ def test_help(words: list[str], fork: Server, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_tells_what_takes_long(fork: Server, tmp_path: Path) -> None:
+    said = " ".join(fork(tmp_path, "eval", "usage", "--help").out.split())
+    assert "on the CPU" in said and "--limit 1000 is enough" in said
+
+
 def test_help_is_what_comes_without_words(fork: Server, tmp_path: Path) -> None:
     for words in ([], ["eval"]):
         done = fork(tmp_path, *words)
@@ -462,6 +467,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["eval", "usage", "--out", "READ-ONLY/evals"], 3, "READ-ONLY/evals: cannot be written"),
     (["table", "11"], 2, "table 11: .* There are: 2, 3, 4, .*, K"),
     (["table", ""], 2, "There are: 2, 3"),
+    (["table", "2", "--runs", "nowhere"], 3, "--runs nowhere: no such folder"),
     (["eval", "fid", "--ref", "toy"], 3, "inception-2015-12-05.pt: missing.*no-weights.*https://"),
     (["eval", "fid", "--ref", "toy", "--features", "dino"], 2, "`dino` is unknown"),
     (["eval", "fid", "--ref", "nowhere", "--features", "random"], 3, "nowhere: neither a folder nor"),

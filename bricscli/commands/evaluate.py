@@ -77,7 +77,8 @@ def usage(
 ) -> None:
     """Which entries of the feature grids the keys of a data set hit, and how evenly.
 
-    Prints a line for each level, and writes the numbers of every group and a plot.
+    Prints a line for each level, and writes the numbers of every group and a plot. Hits are counted on the CPU whatever
+    the device, and by default over the whole train split: --limit 1000 is enough for most purposes.
 
     Example: brics eval usage --run runs/church64x4 --limit 1000
     """

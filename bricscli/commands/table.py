@@ -1,5 +1,7 @@
 """`brics table`."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +24,12 @@ def table(
 
     Example: brics table 3
     """
+    from bricscli.errors import DataError
     from bricscli.paper.tables import find_table
 
     name, wanted = find_table(number)
-
-    import json
-    from dataclasses import asdict
+    if runs != options.RUNS_ROOT and not runs.is_dir():
+        raise DataError(f"--runs {runs}: no such folder. Name the one that holds the runs, such as runs.")
 
     from bricscli.run.log import say
     from bricscli.tasks.table import describe_table, fill_table

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bricscli.nn.lpips import LPIPS_WEIGHTS as LPIPS_WEIGHTS
 from bricscli.nn.lpips import LpipsDistance
 
 #: Equal images have infinite PSNR, which no mean survives: they count as this many dB.
@@ -55,7 +54,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Lpips(LpipsDistance):
-    """LPIPS v0.1. `state`: torchvision's state dict of the backbone; sides of at least 32 pixels."""
+    """The same distance between images; `state` and the sides that a backbone needs are the parent's."""
 
     @torch.no_grad()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 `encoded` is `(B, inputs, H_z, W_z)`, unbounded; a code `(B, C, H_z, W_z)`, in (0, 1) if a key code, else unbounded.
 `forward` gives the one code that everything after training uses and changes nothing; `draw` gives training's, with its
-loss, every random number from the generator that is passed. Codes and losses are computed in float32, or in float64
-where `encoded` is that, whatever autocast says.
+loss, every random number from the generator that is passed. Codes and losses are computed in float32 whatever autocast
+says, or in float64 where `encoded` is that; codebooks are always float32.
 
 z: the code; mu, sigma: mean and deviation of a KL bottleneck; e: the nearest vector of a codebook; sg: stop-gradient.
 
@@ -91,6 +91,8 @@ class VQ(nn.Module):
     """VQGAN's z = e (arXiv:2012.09841), the codebook learned by its gradient.
 
     L = weight (|sg[E(x)] - e|^2 + commitment |E(x) - sg[e]|^2) (Eq. 9), means over everything.
+
+    Differs from taming-transformers' default, which weighs the codebook's term, not the encoder's, by `commitment`.
     """
 
     def __init__(self, *, channels: int, entries: int, commitment: float, weight: float) -> None:

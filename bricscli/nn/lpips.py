@@ -20,7 +20,8 @@ class LpipsDistance(nn.Module):
     """Two batches `(B, 3, H, W)` in [-1, 1] -> distances `(B,)`, differentiable in both; frozen, always in eval mode.
 
     `state`: torchvision's state dict of the backbone (`weights.load_state(LPIPS_WEIGHTS[net])`); None leaves it random,
-    for tests. Sides of at least 16 pixels for VGG, 32 for the others. Raises DataError where the state does not fit.
+    for tests. Sides of at least 31 pixels for AlexNet, 16 for VGG, 17 for SqueezeNet. Raises DataError where the state
+    does not fit.
     """
 
     def __init__(self, net: Literal["alex", "vgg", "squeeze"], state: Mapping[str, Tensor] | None = None) -> None:

@@ -73,6 +73,14 @@ def load_recipe(name: str, overrides: Sequence[str] = (), kind: Kind | None = No
     return _build(layer, problems, kind)
 
 
+def load_shipped_recipe(name: str) -> Recipe:
+    """As `load_recipe`, of a full name such as `tiny/toy.yaml`, whatever the current folder holds."""
+    path = _first_file(recipe_roots()[1:], name)
+    if path is None:
+        raise RecipeError(f"{name}: no such recipe among the shipped. There are: {', '.join(list_recipes())}.")
+    return load_recipe(str(path))
+
+
 def read_recipe(path: Path) -> Recipe:
     """A recipe that stands alone, such as a run's own. Raises RecipeError."""
     return parse_recipe(_read_bytes(path), _shown(path))

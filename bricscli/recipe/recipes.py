@@ -23,6 +23,7 @@ from bricscli.recipe.specs import (
     KLKeyCodeSpec,
     PatchDiscriminatorSpec,
     RetrievalSpec,
+    RQSpec,
     SamplingSpec,
     Spec,
     StyleDecoderSpec,
@@ -104,22 +105,33 @@ class AutoencoderRecipe(Spec):
             widths = "channels" if isinstance(self.decoder, StyleDecoderSpec) else "multipliers"
             problems.append(f"decoder.{widths}: {self.halvings + 1} widths take {self.decoder_size} pixels to "
                             f"{self.decoder_size * 2**self.halvings}, not to {self.data.resolution}")
-        if self.training.batch_size % self.training.accumulate:
-            problems.append(f"training.accumulate: {self.training.accumulate} parts do not divide a batch of "
-                            f"{self.training.batch_size}")
-        if self.losses.gradient_penalty and self.losses.adversarial and self.losses.adversarial_loss == "hinge":
-            problems.append("losses.gradient_penalty: belongs to `wgan`; with `hinge` write 0")
-        patches, losses = self.discriminator, self.losses
-        if isinstance(patches, PatchDiscriminatorSpec) and losses.adversarial:
-            if losses.gradient_penalty and losses.adversarial_loss == "wgan":
-                problems.append("losses.gradient_penalty: is defined for each image, and a `patch` discriminator's "
-                                "batch norm ties them together; write 0, or use discriminator `style`")
-            if self.data.resolution < (least := 3 * 2**patches.layers):
-                problems.append(f"discriminator.layers: {patches.layers} need images of at least {least} pixels, "
-                                f"not {self.data.resolution}")
+        problems += self._problems_of_training()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _problems_of_training(self) -> list[str]:
+        problems, losses, discriminator = [], self.losses, self.discriminator
+        batch_size, parts = self.training.batch_size, self.training.accumulate
+        if batch_size % parts:
+            problems.append(f"training.accumulate: {parts} parts do not divide a batch of {batch_size}")
+        if parts > 1 and isinstance(self.bottleneck, RQSpec):
+            problems.append("training.accumulate: the codebook of `rq` moves with every part; write 1")
+        if not (losses.l1 or losses.l2 or losses.perceptual) and (losses.adaptive or not losses.adversarial):
+            problems.append("losses: l1, l2 and perceptual are all 0; give one a weight")
+        if losses.perceptual and losses.perceptual_network == "lpips_vgg" and self.data.resolution < 16:
+            problems.append(f"losses.perceptual_network: `lpips_vgg` needs images of at least 16 pixels, "
+                            f"not {self.data.resolution}")
+        if losses.adversarial and losses.gradient_penalty and losses.adversarial_loss == "hinge":
+            problems.append("losses.gradient_penalty: belongs to `wgan`; with `hinge` write 0")
+        if losses.adversarial and isinstance(discriminator, PatchDiscriminatorSpec):
+            if losses.gradient_penalty and losses.adversarial_loss == "wgan":
+                problems.append("losses.gradient_penalty: is defined for each image, and a `patch` discriminator's "
+                                "batch norm ties them together; write 0, or use discriminator `style`")
+            if self.data.resolution < (least := 3 * 2**discriminator.layers):
+                problems.append(f"discriminator.layers: {discriminator.layers} need images of at least {least} pixels, "
+                                f"not {self.data.resolution}")
+        return problems
 
     def _problems_of_grids(self, grid: FeatureGridSpec) -> list[str]:
         problems = []

@@ -40,7 +40,6 @@ class DecodingCost:
     """Numbers of parameters, and the operations from code to image."""
 
     grid_parameters: int
-    mlp_parameters: int  #: of retrieval
     decoder_parameters: int
     retrieval: Operations
     decoder: Operations
@@ -54,7 +53,7 @@ def count_decoding(recipe: AutoencoderRecipe) -> DecodingCost:
     grids = retrieval.table.numel() if isinstance(retrieval, FeatureGrid) else 0
     features, retrieving = count_operations(retrieval, retrieval.tile(code))
     _, decoding = count_operations(decoder, features)
-    return DecodingCost(grids, count_parameters(retrieval) - grids, count_parameters(decoder), retrieving, decoding)
+    return DecodingCost(grids, count_parameters(decoder), retrieving, decoding)
 
 
 def count_operations(module: nn.Module, x: Tensor) -> tuple[Tensor, Operations]:

@@ -36,7 +36,8 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
     autoencoder = load_autoencoder(run, device, checkpoint)
     if not autoencoder.recipe.has_key_codes:
         raise MismatchError(f"{run.path}: its codes (bottleneck `{autoencoder.recipe.bottleneck.kind}`) are unbounded, "
-                            "and diffusion here is on key codes in [0, 1]. Choose a run with bottleneck `key_code`.")
+                            "and diffusion here is on key codes in [0, 1]. Choose a run with bottleneck `key_code` or "
+                            "`kl_key_code`.")
     images = open_images(data, autoencoder.recipe)
     header = {
         "kind": "key_codes",

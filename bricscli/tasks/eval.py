@@ -20,12 +20,13 @@ from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.metrics import GROUPS, METRICS
 from bricscli.metrics.features import FeatureExtractor, InceptionFeatures, RandomFeatures
 from bricscli.metrics.frechet import Statistics, frechet_distance
-from bricscli.metrics.reconstruction import LPIPS_WEIGHTS, SSIM_WINDOW, Lpips, psnr, ssim
+from bricscli.metrics.reconstruction import SSIM_WINDOW, Lpips, psnr, ssim
+from bricscli.nn.lpips import LPIPS_WEIGHTS
 from bricscli.run.log import Progress, warn
 from bricscli.run.provenance import describe_process
 
 #: AlexNet's pooling leaves nothing of smaller images.
-LPIPS_SIDE = 32
+LPIPS_SIDE = 31
 
 #: Two batches of uint8 images (B,3,H,W) -> (B,).
 PairMeasure = Callable[[Tensor, Tensor], Tensor]

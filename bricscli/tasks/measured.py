@@ -2,7 +2,7 @@
 
 A number counts for a recipe only where nothing else could have made it: the run's recipe is that recipe in every key,
 the evaluation names a checkpoint that the run still has, and it used the data that the recipe names. Whatever else
-differs from the paper's measurement (fewer images, an unfinished training) becomes a note beside the number.
+differs from the paper's measurement (other or fewer images, an unfinished training) becomes a note beside the number.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bricscli.errors import BricsError, RecipeError
-from bricscli.recipe.load import differing_keys, load_recipe, parse_recipe
+from bricscli.recipe.load import differing_keys, load_shipped_recipe, parse_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe, Recipe
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints, load_weights
 from bricscli.run.directory import RunDirectory, list_runs
@@ -35,13 +35,14 @@ def find_measured(recipe: Recipe, runs: Path) -> dict[str, Found]:
     """Metric, by `brics eval`'s name -> its number, from the runs of that recipe; those with fewer notes go first."""
     found: dict[str, Found] = {}
     for run in _runs_of(recipe, runs):
-        for result in _results(run):
-            notes = _reservations(result, run)
-            if notes is None:
+        for path in sorted(run.evals.glob("*.json")):
+            try:
+                numbers = _numbers(json.loads(path.read_text("utf-8")), run)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged, or a file of somebody else's
+                warn(f"{path}: is left out, it or the record of its samples cannot be read. Evaluate again.")
                 continue
-            for name, entry in result["metrics"].items():
-                new = Found(entry.get("mean", entry.get("value")), entry.get("std"), notes)
-                if name not in found or len(notes) < len(found[name].notes):
+            for name, new in numbers.items():
+                if name not in found or len(new.notes) < len(found[name].notes):
                     found[name] = new
     return found
 
@@ -55,12 +56,14 @@ def _runs_of(recipe: Recipe, runs: Path) -> Iterator[RunDirectory]:
             warn(f"{run.path}: is left out, its recipe cannot be read ({error.lines[0]})")
 
 
-def _results(run: RunDirectory) -> Iterator[dict[str, Any]]:
-    for path in sorted(run.evals.glob("*.json")):
-        try:
-            yield json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            warn(f"{path}: is left out, it cannot be read. Evaluate again.")
+def _numbers(result: dict[str, Any], run: RunDirectory) -> dict[str, Found]:
+    """What one evaluation says of the run's recipe."""
+    notes = _reservations(result, run)
+    if notes is None:
+        return {}
+    return {name: Found(float(entry["mean" if "mean" in entry else "value"]),
+                        float(entry["std"]) if "std" in entry else None, notes)
+            for name, entry in result["metrics"].items()}
 
 
 def _reservations(result: dict[str, Any], run: RunDirectory) -> tuple[str, ...] | None:
@@ -68,7 +71,7 @@ def _reservations(result: dict[str, Any], run: RunDirectory) -> tuple[str, ...] 
     recipe = run.recipe
     if isinstance(recipe, AutoencoderRecipe):
         return _of_reconstruction(result, run, recipe) if result["kind"] == "reconstruction" else None
-    return _of_samples(result, run, recipe) if "samples" in result else None
+    return _of_samples(result, run, recipe) if result["kind"] == "frechet" else None
 
 
 def _of_reconstruction(result: dict[str, Any], run: RunDirectory, recipe: AutoencoderRecipe) -> tuple[str, ...] | None:
@@ -84,19 +87,22 @@ def _of_reconstruction(result: dict[str, Any], run: RunDirectory, recipe: Autoen
 
 def _of_samples(result: dict[str, Any], run: RunDirectory, recipe: DiffusionRecipe) -> tuple[str, ...] | None:
     """Samples that `brics sample` drew into the run, against the data that the autoencoder was trained on."""
+    samples, reference = result["samples"], result["reference"]
     try:
-        record = json.loads((run.path / result["samples"]["name"] / "samples.json").read_text("utf-8"))
+        record = json.loads((run.path / samples["name"] / "samples.json").read_text("utf-8"))
         autoencoder = parse_recipe(load_weights(run.autoencoder_path).recipe_text, str(run.autoencoder_path))
-    except (OSError, ValueError, BricsError):
+    except (FileNotFoundError, BricsError):
         return None
-    assert isinstance(autoencoder, AutoencoderRecipe)
-    seen = _images_seen(run, record["denoiser"]["digest"])
-    same_data = result["reference"]["name"] == autoencoder.data.name
-    if seen is None or not same_data or differing_keys(autoencoder, load_recipe(recipe.autoencoder)):
+    seen, trained = _images_seen(run, record["denoiser"]["digest"]), load_shipped_recipe(recipe.autoencoder)
+    assert isinstance(trained, AutoencoderRecipe)
+    if seen is None or reference["name"] != trained.data.name or differing_keys(autoencoder, trained):
         return None
-    notes, samples = _unfinished(seen, recipe), result["samples"]["images"]
-    if samples != PAPER_SAMPLES:
-        notes.append(f"over {samples:,} samples, the paper's over {PAPER_SAMPLES:,}")
+    notes = _unfinished(seen, recipe)
+    if samples["images"] != PAPER_SAMPLES:
+        notes.append(f"over {samples['images']:,} samples, the paper's over {PAPER_SAMPLES:,}")
+    if reference.get("split") not in ("train", "all") or reference["images"] < reference["of"]:
+        part = f"the {reference['split']} split" if "split" in reference else "a folder"
+        notes.append(f"against {reference['images']:,} of {reference['of']:,} images of {part}")
     if record["sampling"] != recipe.sampling.model_dump():
         notes.append("drawn with other settings than the recipe's")
     return tuple(notes)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from bricscli.paper.tables import BLANK, COLUMNS, Row, Table, number
-from bricscli.recipe.load import load_recipe
+from bricscli.recipe.load import load_shipped_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.tasks.cost import count_decoding
 from bricscli.tasks.measured import Found, find_measured
@@ -82,7 +82,7 @@ def describe_table(filled: FilledTable) -> list[str]:
 def _fill(table: Table, row: Row, runs: Path) -> FilledRow:
     found: dict[str, Found] = {}
     if row.recipe:
-        recipe = load_recipe(row.recipe)
+        recipe = load_shipped_recipe(row.recipe)
         found = find_measured(recipe, runs)
         if isinstance(recipe, AutoencoderRecipe) and "grids" in table.columns:
             found |= _count(recipe)

@@ -85,9 +85,9 @@ def describe_plan(recipe: AutoencoderRecipe, data: Path) -> list[str]:
     parts = {"encoder": model.encoder, "bottleneck": model.bottleneck, "grids": model.retrieval,
              "decoder": model.decoder}
     counts = {name: count_parameters(part) / 1e6 for name, part in parts.items()}
-    lines = [f"{name:13} {count:8.2f} M parameters" for name, count in counts.items() if count]
-    if isinstance(model.retrieval, FeatureGrid):
-        lines[1] += f" ({model.retrieval.table.numel() / 1e6:.2f} M of them in grid entries)"
+    entries = model.retrieval.table.numel() / 1e6 if isinstance(model.retrieval, FeatureGrid) else 0
+    notes = {"grids": f" ({entries:.2f} M of them in grid entries)"}
+    lines = [f"{name:13} {count:8.2f} M parameters{notes.get(name, '')}" for name, count in counts.items() if count]
     if recipe.losses.adversarial:
         lines.append(f"discriminator {count_parameters(build_discriminator(recipe)) / 1e6:8.2f} M parameters")
     return [*lines, *describe_shards(data, "brics prepare")]
@@ -111,6 +111,7 @@ def entries_hit(model: Autoencoder, images: Tensor, device: torch.device) -> dic
     usage = EntryUsage(model.retrieval)
     with torch.no_grad():
         usage.update(model.retrieval.tile(model.encode(to_float(images.to(device)))))
+    model.retrieval.free()  # of the preview; training has better use for it
     return {"entries_hit": usage.hit_share()}
 
 

@@ -14,7 +14,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class NonFiniteError(Exception):
-    """A loss or a gradient, which the message names, is NaN or infinite; raised before the weights were touched."""
+    """A loss or a gradient, which the message names, is NaN or infinite; raised before a step is taken."""
 
 
 def require_finite(name: str, value: Tensor) -> float:
@@ -26,17 +26,17 @@ def require_finite(name: str, value: Tensor) -> float:
 
 
 class Means:
-    """Means of named numbers over the parts of a batch."""
+    """Means of named numbers over the parts of a batch; a GPU is only waited for when they are asked for."""
 
     def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
+        self.values: dict[str, list[Tensor]] = {}
 
     def add(self, **numbers: Tensor | float) -> None:
         for name, value in numbers.items():
-            self.values.setdefault(name, []).append(float(torch.as_tensor(value).detach()))
+            self.values.setdefault(name, []).append(torch.as_tensor(value).detach())
 
     def means(self) -> dict[str, float]:
-        return {name: sum(values) / len(values) for name, values in self.values.items()}
+        return {name: sum(map(float, values)) / len(values) for name, values in self.values.items()}
 
 
 class Learner(Generic[M]):

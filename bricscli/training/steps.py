@@ -74,9 +74,10 @@ class AutoencoderStep:
                 reconstruction = self.generator.model.reconstruct(real, noise)
                 fake = reconstruction.image.float()
                 likeness = self._likeness(fake, real, log)
-                loss = likeness + reconstruction.coded.loss
-                if critic is not None:
-                    loss = loss + self._persuasion(critic.model(fake).float(), likeness, log)
+                score = critic.model(fake).float() if critic is not None else None
+            loss = likeness + reconstruction.coded.loss
+            if score is not None:
+                loss = loss + self._persuasion(score, likeness, log)
             fakes.append(fake.detach())
             log.add(loss=loss, **reconstruction.coded.log)
             yield loss / len(parts)

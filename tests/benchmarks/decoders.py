@@ -9,22 +9,27 @@ A GMAC is half of what torch's counter calls a GFlop; norms and activations are 
 
 import argparse
 import importlib
+import importlib.metadata
 import importlib.util
-import json
-import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bricscli.files import write_json
 from bricscli.nn.decoders.conv import ConvDecoder
 from bricscli.nn.decoders.style import StyleDecoder
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
+from bricscli.run.provenance import describe_process
 
 RESOLUTION = 256
 BASELINE = "VQGAN f16"
@@ -150,6 +155,22 @@ def print_table(rows: list[Row]) -> None:
             print(f"{rows[0].name} takes {ratio:.3f} of the time of {other}; goal {goal}: {verdict}")
 
 
+def device_name(device: torch.device) -> str:
+    """The card's, or the processor's as Linux calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "CPU")
+
+
+def describe_versions() -> dict[str, Any]:
+    versions = describe_process()
+    del versions["argv"]
+    found = importlib.util.find_spec("diffusers")
+    return versions | {"diffusers": importlib.metadata.version("diffusers") if found else None}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
@@ -168,11 +189,13 @@ def main() -> None:
         rows += (found := measure(batch, options.repeats, device, dtype, clock(device, options.threads)))
         print_table(found)
     if options.json:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-        settings = {"device": name, "torch": torch.__version__, "threads": options.threads, "dtype": options.dtype,
-                    "time": "CPU" if device.type == "cpu" and options.threads == 1 else "wall", "unit": "ms per batch"}
-        result = [asdict(row) | {"median": row.median, "images_per_second": row.images_per_second} for row in rows]
-        options.json.write_text(json.dumps({"settings": settings, "rows": result}, indent=1) + "\n")
+        write_json(options.json, {
+            "what": "decoding to 256x256, times in ms per batch", "versions": describe_versions(),
+            "device": device_name(device), "threads": options.threads, "dtype": options.dtype,
+            "time": "CPU time" if device.type == "cpu" and options.threads == 1 else "wall",
+            "command": "python " + shlex.join(sys.argv), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rows": [asdict(row) | {"median": row.median, "images_per_second": row.images_per_second}
+                     for row in rows]})
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from bricscli.files import write_json
 from bricscli.nn.decoders.style import StyleDecoder
-from bricscli.nn.retrieval import FeatureGrid
+from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.nn.retrieval.levels import cell, pixel_centres
 from bricscli.run.provenance import describe_process
 
@@ -241,7 +241,7 @@ def measure(batch: int, repeats: int, device: torch.device, seconds: Seconds) ->
         times = measure_times({name: make_case(name, grids[name], batch, backward) for name in names}, repeats, seconds)
         for name in names:
             rows.append({"variant": name, "batch": batch, "backward": backward, "ms": times[name],
-                         "times_the_loop": times[LOOP] / times[name],
+                         "speed_up_over_the_loop": times[LOOP] / times[name],
                          "peak_bytes": memory_apart(name, batch, backward, device)})
     return rows
 
@@ -250,7 +250,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     print(f"{'variant':24}{'batch':>6}{'pass':>20}{'ms':>10}{'x loop':>8}{'peak MB':>9}")
     for row in rows:
         kind = "forward + backward" if row["backward"] else "forward"
-        print(f"{row['variant']:24}{row['batch']:6}{kind:>20}{row['ms']:10.1f}{row['times_the_loop']:8.2f}"
+        print(f"{row['variant']:24}{row['batch']:6}{kind:>20}{row['ms']:10.1f}{row['speed_up_over_the_loop']:8.2f}"
               f"{row['peak_bytes'] / 1e6:9.1f}")
 
 

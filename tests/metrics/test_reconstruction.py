@@ -1,6 +1,7 @@
 """PSNR and SSIM against direct computation, LPIPS against the package's own way."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from bricscli.errors import DataError
-from bricscli.metrics.reconstruction import LPIPS_WEIGHTS, PSNR_CEILING, Lpips, psnr, ssim
+from bricscli.metrics.reconstruction import PSNR_CEILING, Lpips, psnr, ssim
+from bricscli.nn.lpips import LPIPS_WEIGHTS
 
 
 def pair(count: int = 3, height: int = 24, width: int = 31) -> tuple[Tensor, Tensor]:
@@ -104,6 +106,14 @@ def test_lpips_with_our_file_is_lpips_with_torchvisions(net: str) -> None:
     expected = theirs(a.float() / 127.5 - 1, b.float() / 127.5 - 1).flatten().double().detach()
     assert (expected > 0).all()
     torch.testing.assert_close(ours(a, b), expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("net", "side"), [("alex", 31), ("vgg", 16), ("squeeze", 17)])
+def test_the_smallest_images_of_lpips(net: Any, side: int) -> None:
+    lpips, image = Lpips(net), torch.zeros(1, 3, side, side)
+    assert lpips(image, image).tolist() == [0]
+    with pytest.raises(RuntimeError, match="too small"):
+        lpips(image[..., 1:], image[..., 1:])
 
 
 def test_lpips_refuses_another_network() -> None:

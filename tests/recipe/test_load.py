@@ -17,6 +17,7 @@ from bricscli.recipe.load import (
     find_recipe,
     list_recipes,
     load_recipe,
+    load_shipped_recipe,
     parse_recipe,
     read_recipe,
     recipe_from_dict,
@@ -90,6 +91,16 @@ def test_found_by_path_and_by_name() -> None:
 def test_the_current_folder_goes_before_the_shipped() -> None:
     write("church64x4.yaml", AUTOENCODER)
     assert find_recipe("church64x4") == Path("church64x4.yaml")
+
+
+def test_a_shipped_recipe_whatever_lies_here() -> None:
+    write("church64x4.yaml", AUTOENCODER.replace("100", "7"))
+    write("mine.yaml", AUTOENCODER)
+    assert load_recipe("church64x4.yaml").training.images == 7
+    assert load_shipped_recipe("church64x4.yaml").training.images == 100
+    assert load_shipped_recipe("tiny/toy32.yaml") == load_recipe("tiny/toy32.yaml")
+    with pytest.raises(RecipeError, match=r"^mine\.yaml: no such recipe among the shipped\. There are: base/"):
+        load_shipped_recipe("mine.yaml")
 
 
 def test_a_folder_is_no_recipe() -> None:

@@ -134,7 +134,7 @@ def test_codes_that_are_no_key_codes_are_refused(
         assert code.min() >= 0 and code.max() <= 1
         return
     with pytest.raises(MismatchError, match=rf"run: its codes \(bottleneck `{recipe.bottleneck.kind}`\) are unbounded"
-                                            r".*Choose a run with bottleneck `key_code`\.$"):
+                                            r".*Choose a run with bottleneck `key_code` or `kl_key_code`\.$"):
         encode(run, trained.data, device=CPU)
     assert not run.codes.exists() and not (run.path / "codes-new").exists()
 

@@ -68,6 +68,30 @@ def test_another_recipe_is_another_model(tmp_path: Path, override: str) -> None:
     assert find_measured(CHURCH, tmp_path) == {}
 
 
+FOREIGN = ["[]", "null", "7", "{}", "{", '{"kind": "reconstruction"}', '{"kind": "reconstruction", "images": []}',
+           '{"kind": "reconstruction", "images": {"name": "lsun-church", "split": "val"}, "autoencoder": "DIGEST"}']
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_a_file_of_somebody_elses_is_left_out(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run, digest = make_run(tmp_path / "church64x4", CHURCH)
+    value = evaluate(run, digest)
+    (run.evals / "another.json").write_text(text.replace("DIGEST", digest))
+    assert find_measured(CHURCH, tmp_path)["psnr"].value == value
+    assert "another.json: is left out, it or the record of its samples cannot be read." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("metrics", [[], {"psnr": 7}, {"psnr": {}}, {"psnr": {"mean": None}},
+                                     {"psnr": {"mean": 7.0, "std": "no"}}])
+def test_metrics_that_are_none(tmp_path: Path, metrics: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run, digest = make_run(tmp_path / "church64x4", CHURCH)
+    evaluate(run, digest)
+    (path,) = run.evals.iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": metrics}))
+    assert find_measured(CHURCH, tmp_path) == {}
+    assert f"{path.name}: is left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("spoil", [
     lambda run, digest: evaluate(run, digest, pictures("photos")),
     lambda run, digest: evaluate(run, digest, pictures(split="train")),
@@ -107,7 +131,7 @@ def test_a_run_that_cannot_be_read_is_left_out(tmp_path: Path, capsys: pytest.Ca
 
 
 def sample(path: Path, *, autoencoder: Recipe = CHURCH, reference: str = "lsun-church", drawn: str | None = None,
-           steps: int = 30) -> float:
+           steps: int = 30, split: str | None = "all") -> float:
     """Leaves what `brics sample` and `brics eval fid` leave; returns the distance."""
     assert isinstance(DIFFUSION, DiffusionRecipe)
     run, digest = make_run(path, DIFFUSION, images_seen=25_600_000)
@@ -117,7 +141,7 @@ def sample(path: Path, *, autoencoder: Recipe = CHURCH, reference: str = "lsun-c
     run.samples.mkdir()
     record = {"denoiser": {"digest": drawn or digest}, "sampling": DIFFUSION.sampling.model_dump() | {"steps": steps}}
     (run.samples / "samples.json").write_text(json.dumps(record))
-    result = evaluate_frechet(pictures("samples", None, 70), pictures(reference, "all", 80), RandomFeatures())
+    result = evaluate_frechet(pictures("samples", None, 70), pictures(reference, split, 80), RandomFeatures())
     save_result(result, run.evals)
     return result["metrics"]["fd_random"]["value"]
 
@@ -133,10 +157,46 @@ def test_samples_drawn_otherwise(tmp_path: Path) -> None:
     assert "drawn with other settings than the recipe's" in find_measured(DIFFUSION, tmp_path)["fd_random"].notes
 
 
+@pytest.mark.parametrize(("split", "said"), [
+    ("train", ()), ("all", ()), ("val", ("against 80 of 80 images of the val split",)),
+    (None, ("against 80 of 80 images of a folder",))])
+def test_what_samples_are_compared_with(tmp_path: Path, split: str | None, said: tuple[str, ...]) -> None:
+    sample(tmp_path / "church64x4-diffusion", split=split)
+    assert find_measured(DIFFUSION, tmp_path)["fd_random"].notes[1:] == said
+
+
+def test_a_part_of_the_reference(tmp_path: Path) -> None:
+    sample(tmp_path / "church64x4-diffusion")
+    (path,) = (tmp_path / "church64x4-diffusion" / "evals").iterdir()
+    result = json.loads(path.read_text())
+    result["reference"]["of"] = 126_227
+    path.write_text(json.dumps(result))
+    assert "against 80 of 126,227 images of the all split" in find_measured(DIFFUSION, tmp_path)["fd_random"].notes
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"denoiser": 7}', '{"denoiser": {"digest": "DIGEST"}}'])
+def test_a_damaged_record_of_samples(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "church64x4-diffusion"
+    sample(path)
+    record = path / "samples" / "samples.json"
+    record.write_text(text.replace("DIGEST", json.loads(record.read_text())["denoiser"]["digest"]))
+    assert find_measured(DIFFUSION, tmp_path) == {}
+    assert "is left out, it or the record of its samples cannot be read" in capsys.readouterr().err
+
+
+def test_the_current_folder_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("church64x4.yaml").write_text(dump_recipe(load_recipe("ffhq64x4.yaml")))
+    sample(tmp_path / "runs" / "church64x4-diffusion")
+    assert find_measured(DIFFUSION, tmp_path / "runs").keys() == {"fd_random"}
+
+
 @pytest.mark.parametrize("spoilt", [{"autoencoder": load_recipe("ffhq64x4.yaml"), "reference": "ffhq"},
+                                    {"autoencoder": DIFFUSION},
                                     {"autoencoder": load_recipe("church64x4-kl.yaml")},
                                     {"reference": "ffhq"}, {"drawn": "0" * 64}],
-                         ids=["another data set's", "another autoencoder", "other reference", "another denoiser"])
+                         ids=["another data set's", "no autoencoder", "another autoencoder", "other reference",
+                              "another denoiser"])
 def test_samples_that_do_not_count(tmp_path: Path, spoilt: dict[str, Any]) -> None:
     sample(tmp_path / "church64x4-diffusion", **spoilt)
     assert find_measured(DIFFUSION, tmp_path) == {}

@@ -11,6 +11,7 @@ from bricscli.build import build_autoencoder
 from bricscli.errors import MismatchError
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe
+from bricscli.runtime import generator_for
 from bricscli.tasks.models import LoadedAutoencoder
 from bricscli.tasks.perturbed import perturbed
 
@@ -80,6 +81,16 @@ def test_the_seed_alone_decides(autoencoder: LoadedAutoencoder, images: Tensor) 
     assert not torch.equal(keys_looked_up(autoencoder, perturbed(autoencoder, 0.5, seed=4), images), whole)
     same = [perturbed(autoencoder, 0.5)(images) for _ in range(2)]
     assert torch.equal(*same)
+
+
+@pytest.mark.parametrize("sizes", [[4], [1, 3], [2, 2], [1, 1, 1, 1]])
+def test_an_image_draws_by_its_place_alone(autoencoder: LoadedAutoencoder, images: Tensor, sizes: list[int]) -> None:
+    reconstruct, place = perturbed(autoencoder, 0.5, seed=3), 0
+    for batch in images.split(sizes):
+        before = keys_looked_up(autoencoder, autoencoder.model, batch)
+        for up in keys_looked_up(autoencoder, reconstruct, batch) > before:
+            assert torch.equal(up, torch.randint(2, up.shape, generator=generator_for(3, "perturb", place)).bool())
+            place += 1
 
 
 def test_no_cells_is_the_reconstruction(autoencoder: LoadedAutoencoder, images: Tensor) -> None:

@@ -8,8 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from bricscli.commands import options
 from bricscli.commands.table import table as table_command
-from bricscli.errors import RecipeError
+from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.paper.tables import TABLES, Row, Table
 from bricscli.tasks import table as task
 from bricscli.tasks.measured import Found
@@ -74,10 +75,27 @@ def run_command(*arguments: str) -> str:
     app = typer.Typer()
     app.command()(table_command)
     done = CliRunner().invoke(app, arguments)
-    if isinstance(done.exception, RecipeError):
+    if isinstance(done.exception, BricsError):
         raise done.exception
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def test_recipes_are_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = fill_table("3", TABLES["3"], NOWHERE)
+    monkeypatch.chdir(tmp_path)
+    for name in ("church64x4.yaml", "ffhq64x4.yaml"):
+        Path(name).write_text(f"extends: {name.replace('64', '32')}\n")
+    assert fill_table("3", TABLES["3"], NOWHERE) == wanted
+
+
+def test_runs_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for name in ("elsewhere", "file"):
+        with pytest.raises(DataError, match=rf"^--runs {name}: no such folder\.[^\n]*$"):
+            run_command("2", "--runs", name)
+    assert run_command("2", "--runs", str(options.RUNS_ROOT)) == run_command("2") != ""
 
 
 def test_command(tmp_path: Path) -> None:

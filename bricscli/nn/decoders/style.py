@@ -43,7 +43,9 @@ class ModulatedConv(nn.Module):
             x = fir_filter(x, self.fir * 4, pad=(1, 1))
         else:
             x = F.conv2d(x, weight, padding=1)
-        norm = (style.square() @ weight.square().sum((2, 3)).T).add(1e-8).rsqrt()[:, :, None, None]
+        # No matrix product, which autocast would compute in bfloat16.
+        norm = (style.to(weight).square()[:, None] * weight.square().sum((2, 3))).sum(2).add(1e-8).rsqrt()
+        norm = norm[:, :, None, None]
         return torch.addcmul(bias.to(x.dtype), x, norm.to(x.dtype), value=SQRT2)  # autocast: the features stay bfloat16
 
     def reference(self, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:

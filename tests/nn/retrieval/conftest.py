@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bricscli.nn.retrieval import FeatureGrid
+from bricscli.nn.retrieval.feature_grid import FeatureGrid
 
 MakeGrid = Callable[..., FeatureGrid]
 

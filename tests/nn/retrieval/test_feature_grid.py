@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bricscli.nn.retrieval import FeatureGrid, NoRetrieval, reference
+from bricscli.nn.retrieval import reference
+from bricscli.nn.retrieval.feature_grid import FeatureGrid, NoRetrieval
 
 #: Index, entries a level at most, key length: no wrap-around, some, and a T that is no power of two.
 VARIANTS = [("modulo", 4096, 1), ("modulo", 64, 1), ("modulo", 60, 1), ("hash", 64, 1), ("modulo", 4096, 2),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bricscli.nn.retrieval import FeatureGrid
+from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.nn.retrieval.levels import Level, cell, pixel_centres
 from bricscli.nn.retrieval.usage import EntryUsage, reachable_entries
 
