@@ -32,7 +32,7 @@ from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.run.provenance import describe_process
 
 RESOLUTION = 256
-BASELINE = "VQGAN f16"
+OURS, BASELINE = "BRICS 64x64x4", "VQGAN f16"
 #: At most this share of the time of the decoder named.
 GOALS = {BASELINE: 0.55, "Stable Diffusion f8": 0.33}
 
@@ -86,8 +86,8 @@ def diffusers_decoder(kind: str, **settings: object) -> nn.Module:
 def iter_decoders(dtype: torch.dtype) -> Iterator[tuple[str, nn.Module, tuple[int, int], torch.memory_format]]:
     """Name, decoder, channels and size of its input, layout in memory."""
     plain, last = torch.contiguous_format, torch.channels_last
-    yield "BRICS 64x64x4", Brics(dtype), (4, 64), plain
-    yield "BRICS 64x64x4, channels last", Brics(dtype), (4, 64), last
+    yield OURS, Brics(dtype), (4, 64), plain
+    yield f"{OURS}, channels last", Brics(dtype), (4, 64), last
     yield BASELINE, vqgan(16).to(dtype), (256, 16), plain
     yield f"{BASELINE}, channels last", vqgan(16).to(dtype), (256, 16), last
     yield "VQGAN f8", vqgan(8).to(dtype), (256, 32), plain
@@ -148,11 +148,13 @@ def print_table(rows: list[Row]) -> None:
     for row in rows:
         print(f"{row.name:30}{row.parameters / 1e6:9.2f}{row.gmac:9.2f}{row.median:10.1f}"
               f"{row.images_per_second:10.2f}{row.median / by_name[BASELINE].median:8.3f}")
-    for other, goal in GOALS.items():
-        if other in by_name:
-            ratio = rows[0].median / by_name[other].median
-            verdict = "reached" if ratio <= goal else "not reached"
-            print(f"{rows[0].name} takes {ratio:.3f} of the time of {other}; goal {goal}: {verdict}")
+    for layout in ("", ", channels last"):  # the second is how the program decodes on a CPU
+        for name, goal in GOALS.items():
+            other = by_name.get(name + layout) or by_name.get(name)
+            if other is not None:
+                ratio = by_name[OURS + layout].median / other.median
+                verdict = "reached" if ratio <= goal else "not reached"
+                print(f"{OURS}{layout} takes {ratio:.3f} of the time of {other.name}; goal {goal}: {verdict}")
 
 
 def device_name(device: torch.device) -> str:
