@@ -4,7 +4,15 @@ from typing import Any, assert_never
 
 from torch import nn
 
-from bricscli.diffusion.schedule import ChenCosine
+from bricscli.diffusion.schedule import (
+    BetaLinear,
+    ChenCosine,
+    Flow,
+    Linear,
+    NicholCosine,
+    ScaledLinear,
+    Schedule,
+)
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.bottleneck import KL, RQ, VQ, Bottleneck, KeyCode, KLKeyCode
 from bricscli.nn.decoders.conv import ConvDecoder
@@ -16,15 +24,22 @@ from bricscli.nn.retrieval.feature_grid import FeatureGrid, NoRetrieval
 from bricscli.nn.unet import UNet
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.recipe.specs import (
+    BetaLinearSpec,
+    ChenCosineSpec,
     ConvDecoderSpec,
     FeatureGridSpec,
+    FlowSpec,
     KeyCodeSpec,
     KLKeyCodeSpec,
     KLSpec,
+    LinearSpec,
     MoVQDecoderSpec,
+    NicholCosineSpec,
     NoRetrievalSpec,
     PatchDiscriminatorSpec,
     RQSpec,
+    ScaledLinearSpec,
+    ScheduleSpec,
     Spec,
     StyleDecoderSpec,
     StyleDiscriminatorSpec,
@@ -100,12 +115,26 @@ def build_discriminator(recipe: AutoencoderRecipe) -> StyleDiscriminator | Patch
 
 def build_denoiser(recipe: DiffusionRecipe, channels: int, size: int) -> UNet:
     """A denoiser for key codes of `channels` x `size` x `size`."""
-    return UNet(inputs=channels, size=size, **_arguments(recipe.denoiser))
+    return UNet(inputs=channels, size=size, predicts=recipe.denoising.predicts, **_arguments(recipe.denoiser))
 
 
-def build_schedule(recipe: DiffusionRecipe) -> ChenCosine:
-    """The schedule that the denoiser is trained with."""
-    return ChenCosine(**_arguments(recipe.schedule))
+def build_schedule(spec: ScheduleSpec) -> Schedule:
+    """t -> log SNR."""
+    match spec:
+        case ChenCosineSpec():
+            return ChenCosine(**_arguments(spec))
+        case NicholCosineSpec():
+            return NicholCosine(**_arguments(spec))
+        case LinearSpec():
+            return Linear()
+        case BetaLinearSpec():
+            return BetaLinear(**_arguments(spec))
+        case ScaledLinearSpec():
+            return ScaledLinear(**_arguments(spec))
+        case FlowSpec():
+            return Flow()
+        case _:
+            assert_never(spec)
 
 
 def _arguments(spec: Spec, *without: str) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from bricscli.build import (
     build_schedule,
     count_parameters,
 )
-from bricscli.diffusion.schedule import ChenCosine
+from bricscli.diffusion.schedule import ChenCosine, ScaledLinear
 from bricscli.errors import RecipeError
 from bricscli.nn.decoders.conv import ConvDecoder
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.recipe.specs import BottleneckSpec, DecoderSpec, DiscriminatorSpec, RetrievalSpec, Spec
+from bricscli.recipe.specs import BottleneckSpec, DecoderSpec, DiscriminatorSpec, RetrievalSpec, ScheduleSpec, Spec
 
 MakeAutoencoder = Callable[..., AutoencoderRecipe]
 MakeDiffusion = Callable[..., DiffusionRecipe]
@@ -133,12 +133,27 @@ def test_weights_follow_from_the_seed(tiny_autoencoder: MakeAutoencoder, seed: i
 
 
 def test_a_denoiser_and_its_schedule(tiny_diffusion: MakeDiffusion) -> None:
-    recipe = tiny_diffusion(schedule={"start": 0.1, "end": 0.9, "tau": 2.0})
-    assert build_schedule(recipe) == ChenCosine(start=0.1, end=0.9, tau=2.0)
+    recipe = tiny_diffusion(schedule={"start": 0.1, "end": 0.9, "tau": 2.0}, denoising={"predicts": "v"})
+    assert build_schedule(recipe.schedule) == ChenCosine(start=0.1, end=0.9, tau=2.0)
     x = torch.zeros(3, 5, 8, 8)
     denoiser = build_denoiser(recipe, channels=5, size=8)
     assert denoiser(x, torch.zeros(3)).shape == x.shape
     assert denoiser.stem.out_channels == recipe.denoiser.channels == denoiser.channels
+    assert denoiser.predicts == "v"
+
+
+@pytest.mark.parametrize("member", get_args(ScheduleSpec), ids=lambda member: member.__name__)
+def test_the_schedule_bears_the_name_of_its_spec(tiny_diffusion: MakeDiffusion, member: type[Spec]) -> None:
+    """And has its defaults."""
+    recipe = tiny_diffusion(schedule={"kind": member.model_fields["kind"].default})
+    schedule = build_schedule(recipe.schedule)
+    assert type(recipe.schedule) is member and f"{type(schedule).__name__}Spec" == member.__name__
+    assert schedule == type(schedule)()
+
+
+def test_a_schedules_values_arrive(tiny_diffusion: MakeDiffusion) -> None:
+    recipe = tiny_diffusion(schedule={"kind": "scaled_linear", "start": 0.001, "end": 0.0155, "steps": 7})
+    assert build_schedule(recipe.schedule) == ScaledLinear(0.001, 0.0155, 7)
 
 
 def test_count_parameters() -> None:

@@ -1,12 +1,50 @@
-"""The denoiser's conventions and its training loss: noise prediction on key codes (BRICS section 4, App. A.6).
+"""The denoiser's conventions: what it predicts, how its errors are weighted, its training loss (BRICS section 4).
 
 A key code z in [0, 1] is diffused as x_0 = 2 z - 1 in [-1, 1]; the paper does not say which range its UNet sees.
+
+Whatever the schedule, the network sees the variance-preserving x_t = alpha x_0 + sigma noise and its log SNR, and
+predicts one of
+
+    eps     noise                    (DDPM, arXiv:2006.11239; BRICS)
+    v       alpha noise - sigma x_0  (progressive distillation, arXiv:2202.00512, App. D)
+    x_0     x_0
+    flow    noise - x_0              (flow matching, arXiv:2210.02747: the velocity of (1 - t) x_0 + t noise)
+
+Differs from flow matching: that path's x_t is shown divided by its deviation, which only scales the network's input.
+
+A weight is a function of log SNR on the squared error of x_0, and follows the prediction to the squared error of
+whatever is predicted: the same weight is the same loss for all four.
 """
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
+from typing import Literal, Protocol
 
-from bricscli.diffusion.schedule import ChenCosine, alpha_sigma
+import torch
+from torch import Tensor
+
+from bricscli.diffusion.schedule import LOG_SNR_LIMIT, Schedule, alpha_sigma
+from bricscli.nn.unet import Prediction
+
+#: Uniform in the squared error of one of the predictions (eps: DDPM, Chen 2023 and BRICS's default), or min-SNR.
+Weight = Literal["eps", "v", "x_0", "flow", "min_snr"]
+
+#: (a, b) at alpha and sigma: the prediction is a x_0 + b noise.
+SHARES: dict[Prediction, Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float]]] = {
+    "eps": lambda alpha, sigma: (0.0, 1.0),
+    "v": lambda alpha, sigma: (-sigma, alpha),
+    "x_0": lambda alpha, sigma: (1.0, 0.0),
+    "flow": lambda alpha, sigma: (-1.0, 1.0),
+}
+
+
+class Denoiser(Protocol):
+    """A network that knows what it predicts."""
+
+    predicts: Prediction
+
+    def __call__(self, x_t: Tensor, log_snr: Tensor, /) -> Tensor:
+        """`(B, C, H, W)`, `(B,)` -> `(B, C, H, W)`."""
+        ...
 
 
 def to_x_0(key_code: Tensor) -> Tensor:
@@ -29,25 +67,63 @@ def draw_times(count: int, generator: torch.Generator) -> Tensor:
     return (offset + torch.arange(count) / count) % 1
 
 
-def noise_loss(denoiser: nn.Module, schedule: ChenCosine, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise; `x_0`, `noise` `(B, C, H, W)`, `t` `(B,)` in [0, 1]."""
+def target(predicts: Prediction, x_0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What the network should answer."""
+    a, b = SHARES[predicts](alpha, sigma)
+    return a * x_0 + b * noise
+
+
+def predicted_x_0(predicts: Prediction, prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The x_0 for which the network's answer and x_t = alpha x_0 + sigma noise are both right."""
+    a, b = SHARES[predicts](alpha, sigma)
+    return (sigma * prediction - b * x_t) / (sigma * a - b * alpha)
+
+
+def x_0_error(predicts: Prediction, log_snr: Tensor) -> Tensor:
+    """How far off x_0 is where the prediction is off by 1, but for the sign: sigma / alpha for eps, sigma for v."""
+    alpha, sigma = alpha_sigma(log_snr)
+    a, b = SHARES[predicts](alpha, sigma)
+    return sigma / (sigma * a - b * alpha)
+
+
+def loss_weight(predicts: Prediction, weight: Weight, gamma: float, log_snr: Tensor) -> Tensor:
+    """What the squared error of a prediction is multiplied by at each log SNR, so that x_0's gets its `weight`.
+
+    Min-SNR (arXiv:2303.09556, section 3.4) weighs x_0 by min(SNR, gamma): eps by min(SNR, gamma) / SNR, and v by
+    min(SNR, gamma) / (SNR + 1).
+
+    Differs from the paper: App. D.1 prints omega = min(SNR, gamma) for a network that predicts noise. That is the
+    weight of x_0; on eps it would all but ignore every x_t with much noise, against the text around it.
+    """
+    log_snr = log_snr.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)  # SNR = 0 would be 0 / 0
+    error = x_0_error(predicts, log_snr)
+    if weight == "min_snr":
+        return log_snr.exp().clamp(max=gamma) * error.square()
+    return (error / x_0_error(weight, log_snr)).square()
+
+
+def denoising_loss(denoiser: Denoiser, schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor, *,
+                   weight: Weight = "eps", gamma: float = 5.0) -> Tensor:
+    """Weighted mean squared error of the prediction; `x_0`, `noise` `(B, C, H, W)`, `t` `(B,)` in [0, 1]."""
     log_snr = schedule.log_snr(t)
     alpha, sigma = (value[:, None, None, None] for value in alpha_sigma(log_snr))
-    return (denoiser(alpha * x_0 + sigma * noise, log_snr) - noise).square().mean()
+    prediction = denoiser(alpha * x_0 + sigma * noise, log_snr).to(x_0)
+    error = (prediction - target(denoiser.predicts, x_0, noise, alpha, sigma)).square()
+    return (loss_weight(denoiser.predicts, weight, gamma, log_snr)[:, None, None, None] * error).mean()
 
 
 class PredictData:
-    """A noise-predicting denoiser, asked for x_0 at a log SNR, clipped to the range of a key code.
+    """A denoiser, asked for x_0 at a log SNR, clipped to the range of a key code.
 
-    Near pure noise x_0 = (x_t - sigma eps) / alpha divides by alpha of about 5e-3; clipping at every step keeps the
-    error of eps from being blown up.
+    From predicted noise, x_0 = (x_t - sigma eps) / alpha divides by alpha of about 5e-3 near pure noise; clipping at
+    every step keeps the error of eps from being blown up.
     """
 
-    def __init__(self, denoiser: nn.Module) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
 
     def __call__(self, x_t: Tensor, log_snr: Tensor) -> Tensor:
         """`x_t` `(B, C, H, W)`; `log_snr` scalar; returns x_0 in [-1, 1]."""
-        alpha, sigma = alpha_sigma(log_snr)
-        noise = self.denoiser(x_t, log_snr.to(x_t).expand(x_t.shape[0]))
-        return ((x_t - sigma.to(x_t) * noise) / alpha.to(x_t)).clamp(-1, 1)
+        alpha, sigma = (value.to(x_t) for value in alpha_sigma(log_snr))
+        prediction = self.denoiser(x_t, log_snr.to(x_t).expand(x_t.shape[0]))
+        return predicted_x_0(self.denoiser.predicts, prediction, x_t, alpha, sigma).clamp(-1, 1)

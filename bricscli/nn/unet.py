@@ -1,13 +1,17 @@
-"""Noisy key code, log SNR -> predicted noise: the UNet of LDM and Imagen (BRICS App. A.5), conditioned on log SNR."""
+"""Noisy key code, log SNR -> prediction: the UNet of LDM and Imagen (BRICS App. A.5), conditioned on log SNR."""
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bricscli.nn.layers import SelfAttention, Upsample, group_norm, zero_
+
+#: What a denoiser's output means; `diffusion.denoiser` defines them.
+Prediction = Literal["eps", "v", "x_0", "flow"]
 
 
 def embed_log_snr(log_snr: Tensor, width: int) -> Tensor:
@@ -57,13 +61,15 @@ class Stage(nn.Module):
 class UNet(nn.Module):
     """`(B, C, H, W), (B,) -> (B, C, H, W)`; `attention` names the resolutions (pixels of the code) that have it.
 
-    The middle, at the lowest resolution, always has it.
+    The middle, at the lowest resolution, always has it. `predicts` changes nothing here: it goes where the network
+    goes, so that nobody can take its output for something else.
     """
 
     def __init__(self, *, inputs: int, size: int, channels: int, multipliers: Sequence[int], blocks: int,
-                 attention: Sequence[int], head_channels: int) -> None:
+                 attention: Sequence[int], head_channels: int, predicts: Prediction = "eps") -> None:
         super().__init__()
         self.channels = channels
+        self.predicts: Prediction = predicts
         embedding = 4 * channels
         self.embedding = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
 

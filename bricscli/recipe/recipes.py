@@ -11,10 +11,12 @@ from bricscli.errors import RecipeError
 from bricscli.recipe.specs import (
     AutoencoderLossSpec,
     AutoencoderTrainingSpec,
+    BetaLinearSpec,
     BottleneckSpec,
     ChenCosineSpec,
     DataSpec,
     DecoderSpec,
+    DenoisingSpec,
     DiffusionTrainingSpec,
     DiscriminatorSpec,
     EncoderSpec,
@@ -25,6 +27,8 @@ from bricscli.recipe.specs import (
     RetrievalSpec,
     RQSpec,
     SamplingSpec,
+    ScaledLinearSpec,
+    ScheduleSpec,
     Spec,
     StyleDecoderSpec,
     StyleDiscriminatorSpec,
@@ -160,15 +164,21 @@ class DiffusionRecipe(Spec):
     description: str = ""
     autoencoder: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  #: name of its run under `runs/`
     denoiser: UNetSpec = UNetSpec()
-    schedule: ChenCosineSpec = ChenCosineSpec()
+    schedule: ScheduleSpec = Field(ChenCosineSpec(), discriminator="kind")
+    denoising: DenoisingSpec = DenoisingSpec()
     sampling: SamplingSpec = SamplingSpec()
     training: DiffusionTrainingSpec
 
     @model_validator(mode="after")
     def check_values(self) -> "DiffusionRecipe":
-        problems = []
-        if self.schedule.end <= self.schedule.start:
-            problems.append(f"schedule.end: {self.schedule.end} is not above schedule.start {self.schedule.start}")
+        problems, schedule, denoising, training = [], self.schedule, self.denoising, self.training
+        if isinstance(schedule, ChenCosineSpec | BetaLinearSpec | ScaledLinearSpec) and schedule.end <= schedule.start:
+            problems.append(f"schedule.end: {schedule.end} is not above schedule.start {schedule.start}")
+        if denoising.weight != "min_snr" and denoising.gamma != DenoisingSpec().gamma:
+            problems.append(f"denoising.gamma: belongs to weight `min_snr`, not to `{denoising.weight}`")
+        if training.batch_size % training.accumulate:
+            problems.append(f"training.accumulate: {training.accumulate} parts do not divide a batch of "
+                            f"{training.batch_size}")
         if self.denoiser.channels % 2:
             problems.append(f"denoiser.channels: {self.denoiser.channels} is odd; half of them are sines, half cosines")
         if problems:

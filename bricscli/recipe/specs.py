@@ -14,6 +14,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 #: A list in YAML, a tuple here.
 Widths = Annotated[tuple[Annotated[int, Strict(), Field(gt=0)], ...], Strict(False), Field(min_length=1)]
 Sizes = Annotated[tuple[Annotated[int, Strict(), Field(gt=0)], ...], Strict(False)]
+Beta = Annotated[float, Field(gt=0, lt=1)]
 Betas = Annotated[tuple[Fraction, Fraction], Strict(False)]
 
 
@@ -210,11 +211,63 @@ class ChenCosineSpec(Spec):
     tau: Annotated[float, Field(gt=0)] = 1.5
 
 
+class NicholCosineSpec(Spec):
+    """Nichol and Dhariwal's cosine (arXiv:2102.09672)."""
+
+    kind: Literal["nichol_cosine"] = "nichol_cosine"
+    s: Annotated[float, Field(ge=0, le=1)] = 0.008  #: how far from data t = 0 is, as a share of a quarter turn
+
+
+class LinearSpec(Spec):
+    """alpha_bar = 1 - t (App. D.2)."""
+
+    kind: Literal["linear"] = "linear"
+
+
+class BetaLinearSpec(Spec):
+    """DDPM's schedule (arXiv:2006.11239): the beta of every step grows linearly."""
+
+    kind: Literal["beta_linear"] = "beta_linear"
+    start: Beta = 1e-4
+    end: Beta = 0.02
+    steps: PositiveInt = 1000
+
+
+class ScaledLinearSpec(Spec):
+    """latent-diffusion's schedule: the root of beta grows linearly. Its LSUN-Church model ends at 0.0155."""
+
+    kind: Literal["scaled_linear"] = "scaled_linear"
+    start: Beta = 0.0015
+    end: Beta = 0.0195
+    steps: PositiveInt = 1000
+
+
+class FlowSpec(Spec):
+    """The optimal-transport path of flow matching (arXiv:2210.02747): log SNR = 2 log((1 - t) / t)."""
+
+    kind: Literal["flow"] = "flow"
+
+
+class DenoisingSpec(Spec):
+    """What the denoiser predicts, and what its errors weigh.
+
+    `weight`: `eps` is uniform in the squared error of the noise (DDPM, Chen 2023), whatever is predicted; `v`, `x_0`
+    and `flow` likewise; `min_snr` is min(SNR, gamma) on x_0 (arXiv:2303.09556). `{predicts: flow, weight: flow}` is
+    flow matching's loss.
+    """
+
+    predicts: Literal["eps", "v", "x_0", "flow"] = "eps"
+    weight: Literal["eps", "v", "x_0", "flow", "min_snr"] = "eps"
+    gamma: Annotated[float, Field(gt=0)] = 5.0  #: of min_snr
+
+
 class DiffusionTrainingSpec(Spec):
     """App. A.6. Lengths are counted in images (key codes) seen."""
 
     images: PositiveInt
     batch_size: PositiveInt = 64
+    accumulate: PositiveInt = 1  #: parts of a batch that are computed one after another, to save memory
+    precision: Literal["fp32", "bf16"] = "fp32"  #: of the paper's nothing is known; bf16: autocast
     learning_rate: Annotated[float, Field(gt=0)] = 8e-4
     warmup_images: Count = 640_000  #: 10^4 iterations of 64
     decay_images: Count = 64_000_000  #: cosine decay to 0 over 10^6 iterations of 64; 0: constant
@@ -238,3 +291,4 @@ BottleneckSpec = KeyCodeSpec | KLKeyCodeSpec | KLSpec | VQSpec | RQSpec
 RetrievalSpec = FeatureGridSpec | NoRetrievalSpec
 DecoderSpec = StyleDecoderSpec | ConvDecoderSpec | MoVQDecoderSpec
 DiscriminatorSpec = StyleDiscriminatorSpec | PatchDiscriminatorSpec
+ScheduleSpec = ChenCosineSpec | NicholCosineSpec | LinearSpec | BetaLinearSpec | ScaledLinearSpec | FlowSpec

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 
 from bricscli.build import build_autoencoder, build_denoiser, build_schedule
-from bricscli.diffusion.schedule import ChenCosine
+from bricscli.diffusion.schedule import Schedule
 from bricscli.errors import DataError, MismatchError
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.unet import UNet
@@ -49,7 +49,7 @@ class LoadedDenoiser:
     name: str
     recipe: DiffusionRecipe
     model: UNet
-    schedule: ChenCosine
+    schedule: Schedule
     digest: str
     autoencoder: LoadedAutoencoder
 
@@ -89,7 +89,7 @@ def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
     model = build_denoiser(recipe, channels, size)
     _fill(model, checkpoint.weights, path)
     model.to(device).eval().requires_grad_(False)
-    return LoadedDenoiser(run.name, recipe, model, build_schedule(recipe), checkpoint.digest, autoencoder)
+    return LoadedDenoiser(run.name, recipe, model, build_schedule(recipe.schedule), checkpoint.digest, autoencoder)
 
 
 def recipe_of(run: RunDirectory, kind: type[R]) -> R:

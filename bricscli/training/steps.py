@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bricscli.build import build_autoencoder, build_denoiser, build_discriminator, build_schedule
-from bricscli.diffusion.denoiser import draw_times, noise_loss, to_x_0
+from bricscli.diffusion.denoiser import denoising_loss, draw_times, to_x_0
 from bricscli.losses.adversarial import ADVERSARIAL, adaptive_weight, gradient_penalty
 from bricscli.losses.reconstruction import l1_loss, l2_loss
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.discriminator import PatchDiscriminator, StyleDiscriminator
+from bricscli.nn.unet import UNet
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.runtime import derive_seed, generator_for
 from bricscli.training.learner import Learner, Means, under
@@ -140,32 +141,40 @@ class AutoencoderStep:
 
 
 class DiffusionStep:
-    """Noise prediction on key codes (section 4, App. A.6)."""
+    """Denoising of key codes (section 4, App. A.6), in `training.accumulate` parts of a batch."""
 
     def __init__(self, recipe: DiffusionRecipe, device: torch.device, *, channels: int, size: int) -> None:
-        self.recipe = recipe
+        self.recipe, self.device = recipe, device
         training = recipe.training
         torch.manual_seed(derive_seed(training.seed, "weights"))
         model = build_denoiser(recipe, channels, size).to(device)
-        self.schedule = build_schedule(recipe)
+        self.schedule = build_schedule(recipe.schedule)
         self.denoiser = Learner(model, torch.optim.Adam(model.parameters()), training.ema, training.gradient_clip)
 
     @property
-    def averaged(self) -> nn.Module:
+    def averaged(self) -> UNet:
         return self.denoiser.averaged
 
     def __call__(self, step: int, key_code: Tensor, /) -> dict[str, float]:
         """`key_code` `(B, C_z, H_z, W_z)` in [0, 1]; returns the numbers for the log. Raises NonFiniteError."""
-        training = self.recipe.training
-        x_0 = to_x_0(key_code)
-        t = draw_times(len(x_0), generator_for(training.seed, "time", step)).to(x_0)
-        noise = torch.randn(x_0.shape, generator=generator_for(training.seed, "noise", step)).to(x_0)
-        loss = noise_loss(self.denoiser.model, self.schedule, x_0, t, noise)
-        log = {"loss": float(loss.detach()), "gradient": self.denoiser.differentiate("loss", [loss])}
+        training, log = self.recipe.training, Means()
+        norm = self.denoiser.differentiate("loss", self._losses(step, to_x_0(key_code), log))
         self.denoiser.update(step, learning_rate_at(
             step * training.batch_size, peak=training.learning_rate, warmup=training.warmup_images,
             decay=training.decay_images))
-        return log
+        return log.means() | {"gradient": norm}
+
+    def _losses(self, step: int, x_0: Tensor, log: Means) -> Iterator[Tensor]:
+        """The loss of each part; times and noise are drawn for the whole batch, however it is divided."""
+        training, denoising = self.recipe.training, self.recipe.denoising
+        t = draw_times(len(x_0), generator_for(training.seed, "time", step)).to(x_0)
+        noise = torch.randn(x_0.shape, generator=generator_for(training.seed, "noise", step)).to(x_0)
+        for part in zip(*(whole.chunk(training.accumulate) for whole in (x_0, t, noise)), strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+                loss = denoising_loss(self.denoiser.model, self.schedule, *part, weight=denoising.weight,
+                                      gamma=denoising.gamma)
+            log.add(loss=loss)
+            yield loss / training.accumulate
 
     def weights(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict())

@@ -1,32 +1,61 @@
-"""Ranges, the loss, and what a denoiser is asked for."""
+"""Ranges, predictions, weights, the loss, and what a denoiser is asked for."""
+
+import math
+from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bricscli.diffusion.denoiser import PredictData, draw_times, noise_loss, to_key_code, to_x_0
-from bricscli.diffusion.schedule import ChenCosine, alpha_sigma
+from bricscli.diffusion.denoiser import (
+    SHARES,
+    PredictData,
+    Weight,
+    denoising_loss,
+    draw_times,
+    loss_weight,
+    predicted_x_0,
+    target,
+    to_key_code,
+    to_x_0,
+)
+from bricscli.diffusion.schedule import ChenCosine, Flow, Schedule, alpha_sigma
+from bricscli.nn.unet import Prediction
+
+PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
+WEIGHTS: tuple[Weight, ...] = get_args(Weight)
+LEVELS = torch.tensor([-20.0, -8.0, -1.0, 0.0, 1.0, 4.0, 20.0], dtype=torch.float64)
 
 
-class Knowing(nn.Module):
-    """Predicts the noise that is in x_t, for it knows x_0; remembers what it was given."""
+class Knowing:
+    """Answers right, for it knows x_0, or as if x_0 were another; remembers what it was given."""
 
-    def __init__(self, x_0: Tensor) -> None:
-        super().__init__()
-        self.x_0 = x_0
-        self.log_snr = torch.empty(0)
+    def __init__(self, x_0: Tensor, predicts: Prediction = "eps") -> None:
+        self.x_0, self.predicts = x_0, predicts
+        self.x_t, self.log_snr = torch.empty(0), torch.empty(0)
 
-    def forward(self, x_t: Tensor, log_snr: Tensor) -> Tensor:
-        self.log_snr = log_snr
+    def __call__(self, x_t: Tensor, log_snr: Tensor) -> Tensor:
+        self.x_t, self.log_snr = x_t, log_snr
         alpha, sigma = (value.view(-1, 1, 1, 1) for value in alpha_sigma(log_snr))
-        return (x_t - alpha * self.x_0) / sigma
+        noise = (x_t - alpha * self.x_0) / sigma
+        return {"eps": noise, "v": alpha * noise - sigma * self.x_0, "x_0": self.x_0, "flow": noise - self.x_0}[
+            self.predicts]
 
 
-class Silent(nn.Module):
+class Silent:
     """Predicts no noise at all."""
 
-    def forward(self, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    predicts: Prediction = "eps"
+
+    def __call__(self, x_t: Tensor, log_snr: Tensor) -> Tensor:
         return torch.zeros_like(x_t)
+
+
+def data(count: int = 8) -> tuple[Tensor, Tensor]:
+    """x_0 and noise."""
+    generator = torch.Generator().manual_seed(0)
+    x_0 = torch.rand(count, 2, 4, 4, dtype=torch.float64, generator=generator) * 2 - 1
+    return x_0, torch.randn(count, 2, 4, 4, dtype=torch.float64, generator=generator)
 
 
 def test_ranges() -> None:
@@ -36,32 +65,108 @@ def test_ranges() -> None:
     assert to_key_code(torch.tensor([-1.5, 3.0])).tolist() == [0, 1]
 
 
-def test_a_perfect_denoiser_has_no_loss() -> None:
-    torch.manual_seed(0)
-    x_0, noise = torch.rand(8, 2, 4, 4, dtype=torch.float64) * 2 - 1, torch.randn(8, 2, 4, 4, dtype=torch.float64)
-    t = torch.linspace(0.01, 0.99, 8, dtype=torch.float64)
-    knowing = Knowing(x_0)
-    assert noise_loss(knowing, ChenCosine(), x_0, t, noise) < 1e-20
+def test_every_prediction_is_here() -> None:
+    assert tuple(SHARES) == PREDICTIONS
+
+
+@pytest.mark.parametrize("log_snr", LEVELS.tolist())
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_targets_and_back(predicts: Prediction, log_snr: float) -> None:
+    """The target as its paper writes it, and x_0 of it; the other prediction of that x_0 is the other target."""
+    x_0, noise = data()
+    alpha, sigma = alpha_sigma(torch.tensor(log_snr, dtype=torch.float64))
+    x_t = alpha * x_0 + sigma * noise
+    answer = target(predicts, x_0, noise, alpha, sigma)
+    torch.testing.assert_close(
+        answer, {"eps": noise, "v": alpha * noise - sigma * x_0, "x_0": x_0, "flow": noise - x_0}[predicts])
+    found = predicted_x_0(predicts, answer, x_t, alpha, sigma)
+    torch.testing.assert_close(found, x_0, rtol=0, atol=1e-10)  # 1e-16 / alpha of 5e-5, and room
+    for other in PREDICTIONS:
+        found_noise = (x_t - alpha * found) / sigma
+        again = target(other, found, found_noise, alpha, sigma)
+        torch.testing.assert_close(predicted_x_0(other, again, x_t, alpha, sigma), x_0, rtol=0, atol=1e-10)
+
+
+def test_velocity_is_the_slope_of_the_path() -> None:
+    """Of (1 - t) x_0 + t noise, which is x_t / (alpha + sigma)."""
+    x_0, noise = data(1)
+    t = torch.tensor(0.3, dtype=torch.float64)
+    alpha, sigma = alpha_sigma(Flow().log_snr(t))
+    path = (alpha * x_0 + sigma * noise) / (alpha + sigma)
+    torch.testing.assert_close(path, 0.7 * x_0 + 0.3 * noise)
+    velocity = target("flow", x_0, noise, alpha, sigma)
+    torch.testing.assert_close(path + 0.7 * velocity, noise)
+    torch.testing.assert_close(path - 0.3 * velocity, x_0)
+
+
+def test_weights_as_the_papers_print_them() -> None:
+    snr = LEVELS.exp()
+    weights: dict[tuple[Prediction, Weight], Tensor] = {
+        ("eps", "min_snr"): snr.clamp(max=5) / snr, ("v", "min_snr"): snr.clamp(max=5) / (snr + 1),
+        ("x_0", "min_snr"): snr.clamp(max=5), ("x_0", "eps"): snr, ("x_0", "v"): snr + 1, ("v", "eps"): snr / (snr + 1)}
+    for (predicts, weight), wanted in weights.items():
+        torch.testing.assert_close(loss_weight(predicts, weight, 5.0, LEVELS), wanted, rtol=1e-7, atol=0)
+    for predicts in PREDICTIONS:
+        assert loss_weight(predicts, predicts, 5.0, LEVELS.float()).tolist() == [1] * len(LEVELS), "not off by rounding"
+    t = torch.tensor([0.01, 0.5, 0.9], dtype=torch.float64)
+    torch.testing.assert_close(loss_weight("x_0", "flow", 5.0, Flow().log_snr(t)), 1 / t**2)
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_no_signal_and_no_noise_weigh_something_finite(predicts: Prediction, weight: Weight) -> None:
+    ends = torch.tensor([-math.inf, math.inf])
+    found = loss_weight(predicts, weight, 5.0, ends)
+    assert found.isfinite().all() and (found > 0).all()
+    if (predicts, weight) == ("eps", "min_snr"):
+        assert found[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("schedule", [ChenCosine(), Flow()], ids=str)
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_the_loss_is_that_of_x_0_whatever_is_predicted(weight: Weight, schedule: Schedule) -> None:
+    """One wrong x_0, told in four ways: the same loss, which is the weighted error of x_0."""
+    (x_0, noise), t = data(), torch.linspace(0.01, 0.99, 8, dtype=torch.float64)
+    guess = x_0.flip(0)
+    snr = schedule.log_snr(t).exp()
+    on_x_0 = {"eps": snr, "v": snr + 1, "x_0": torch.ones_like(snr), "flow": (snr.sqrt() + 1) ** 2,
+              "min_snr": snr.clamp(max=3)}[weight]
+    wanted = (on_x_0 * (guess - x_0).square().mean((1, 2, 3))).mean()
+    for predicts in PREDICTIONS:
+        loss = denoising_loss(Knowing(guess, predicts), schedule, x_0, t, noise, weight=weight, gamma=3.0)
+        torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_a_perfect_denoiser_has_no_loss(predicts: Prediction) -> None:
+    (x_0, noise), t = data(), torch.linspace(0.01, 0.99, 8, dtype=torch.float64)
+    knowing = Knowing(x_0, predicts)
+    assert denoising_loss(knowing, ChenCosine(), x_0, t, noise) < 1e-20
     torch.testing.assert_close(knowing.log_snr, ChenCosine().log_snr(t))
+    alpha, sigma = (value.view(-1, 1, 1, 1) for value in alpha_sigma(knowing.log_snr))
+    torch.testing.assert_close(knowing.x_t, alpha * x_0 + sigma * noise)
     knowing.x_0 = x_0.flip(0)
-    assert noise_loss(knowing, ChenCosine(), x_0, t, noise) > 0.01
+    assert denoising_loss(knowing, ChenCosine(), x_0, t, noise) > 0.01
 
 
 def test_a_silent_denoiser_loses_all_the_noise() -> None:
     noise = torch.randn(4, 2, 3, 3)
-    loss = noise_loss(Silent(), ChenCosine(), torch.zeros(4, 2, 3, 3), torch.rand(4), noise)
+    loss = denoising_loss(Silent(), ChenCosine(), torch.zeros(4, 2, 3, 3), torch.rand(4), noise)
     torch.testing.assert_close(loss, noise.square().mean())
 
 
 @pytest.mark.parametrize("log_snr", [-10.0, 0.0, 9.0])
-def test_data_from_predicted_noise(log_snr: float) -> None:
-    torch.manual_seed(0)
-    x_0, noise = torch.rand(3, 2, 4, 4, dtype=torch.float64) * 2 - 1, torch.randn(3, 2, 4, 4, dtype=torch.float64)
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_data_from_predictions(predicts: Prediction, log_snr: float) -> None:
+    x_0, noise = data(3)
     level = torch.tensor(log_snr, dtype=torch.float64)
     alpha, sigma = alpha_sigma(level)
-    knowing = Knowing(x_0)
+    knowing = Knowing(x_0, predicts)
     torch.testing.assert_close(PredictData(knowing)(alpha * x_0 + sigma * noise, level), x_0)
     assert knowing.log_snr.tolist() == [log_snr] * 3
+    knowing.x_0 = 3 * x_0
+    found = PredictData(knowing)(alpha * x_0 + sigma * noise, level)
+    torch.testing.assert_close(found, (3 * x_0).clamp(-1, 1))
 
 
 def test_data_is_clipped_to_the_range_of_key_codes() -> None:

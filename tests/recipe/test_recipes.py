@@ -8,8 +8,16 @@ from pydantic_core import PydanticUndefined
 
 from bricscli.errors import RecipeError
 from bricscli.recipe.load import dump_recipe, parse_recipe
-from bricscli.recipe.recipes import AutoencoderRecipe
-from bricscli.recipe.specs import BottleneckSpec, DecoderSpec, DiscriminatorSpec, FeatureGridSpec, RetrievalSpec, Spec
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.recipe.specs import (
+    BottleneckSpec,
+    DecoderSpec,
+    DiscriminatorSpec,
+    FeatureGridSpec,
+    RetrievalSpec,
+    ScheduleSpec,
+    Spec,
+)
 
 MakeRecipe = Callable[..., AutoencoderRecipe]
 UNIONS = {"bottleneck": BottleneckSpec, "retrieval": RetrievalSpec, "decoder": DecoderSpec,
@@ -28,9 +36,9 @@ def problems(make: MakeRecipe, **changes: Any) -> list[str]:
 
 # --- kinds
 
-@pytest.mark.parametrize("place", UNIONS)
+@pytest.mark.parametrize("place", [*UNIONS, "schedule"])
 def test_every_kind_has_a_name_of_its_own_and_complete_defaults(place: str) -> None:
-    members: tuple[type[Spec], ...] = get_args(UNIONS[place])
+    members: tuple[type[Spec], ...] = get_args((UNIONS | {"schedule": ScheduleSpec})[place])
     kinds = [member.model_fields["kind"].default for member in members]
     assert len(set(kinds)) == len(members) > 1
     for member, kind in zip(members, kinds, strict=True):
@@ -45,6 +53,7 @@ def test_a_place_without_a_kind_is_filled_as_brics_does(tiny_autoencoder: MakeRe
     for place, union in UNIONS.items():
         default = AutoencoderRecipe.model_fields[place].default
         assert type(default) is get_args(union)[0], "suggestions look at the first member where there is no kind"
+    assert type(DiffusionRecipe.model_fields["schedule"].default) is get_args(ScheduleSpec)[0]
 
 
 def test_each_method_survives_writing(tiny_autoencoder: MakeRecipe, method: dict[str, Any]) -> None:

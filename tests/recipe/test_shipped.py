@@ -23,6 +23,12 @@ def test_loads_and_survives_writing(name: str) -> None:
 @pytest.mark.parametrize(("override", "says"), [
     ("denoiser.channels=33", "denoiser.channels: 33 is odd"),
     ("schedule.end=0.1", "schedule.end: 0.1 is not above schedule.start 0.2"),
+    ("schedule={kind: scaled_linear, end: 0.001}", "schedule.end: 0.001 is not above schedule.start 0.0015"),
+    ("schedule={kind: beta_linear, start: 0.02}", "schedule.end: 0.02 is not above schedule.start 0.02"),
+    ("schedule.kind=cosine", "`chen_cosine`, `nichol_cosine`, `linear`, `beta_linear`, `scaled_linear`, `flow`"),
+    ("denoising.gamma=4", "denoising.gamma: belongs to weight `min_snr`, not to `eps`"),
+    ("denoising.predicts=noise", "`eps`, `v`, `x_0` or `flow`"),
+    ("training.accumulate=3", "training.accumulate: 3 parts do not divide a batch of 64"),
 ])
 def test_values_that_make_no_denoiser_are_refused(override: str, says: str) -> None:
     with pytest.raises(RecipeError, match=says):

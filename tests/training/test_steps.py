@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bricscli.diffusion.denoiser import draw_times, noise_loss, to_x_0
+from bricscli.diffusion.denoiser import Weight, denoising_loss, draw_times, to_x_0
+from bricscli.diffusion.schedule import Flow
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.runtime import generator_for
@@ -204,23 +205,61 @@ def test_steps_are_a_function_of_seed_and_number(
             assert not same(found, wanted)
 
 
-def test_diffusion_step(tiny_diffusion: MakeDiffusion) -> None:
-    """Against a step written out here: noise prediction on 2 z - 1, clipped, with the warm-up's learning rate."""
-    step = DiffusionStep(tiny_diffusion(training={"gradient_clip": 0.5}), CPU, channels=2, size=8)
+@pytest.mark.parametrize(("weight", "gamma"), [("eps", 5.0), ("min_snr", 2.0)])
+@pytest.mark.parametrize("predicts", ["eps", "v"])
+def test_diffusion_step(tiny_diffusion: MakeDiffusion, predicts: str, weight: Weight, gamma: float) -> None:
+    """Against a step written out here: prediction on 2 z - 1, clipped, with the warm-up's learning rate."""
+    denoising = {"predicts": predicts, "weight": weight, "gamma": gamma}
+    recipe = tiny_diffusion(denoising=denoising, schedule={"kind": "flow"}, training={"gradient_clip": 0.05})
+    step = DiffusionStep(recipe, CPU, channels=2, size=8)
     model, key_code = copy.deepcopy(step.denoiser.model), codes()
     before = everything(step)
     log = step(1, key_code)
     t = draw_times(4, generator_for(3, "time", 1))
     noise = torch.randn(4, 2, 8, 8, generator=generator_for(3, "noise", 1))
-    loss = noise_loss(model, step.schedule, to_x_0(key_code), t, noise)
+    loss = denoising_loss(model, step.schedule, to_x_0(key_code), t, noise, weight=weight, gamma=gamma)
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 0.05)
     torch.optim.Adam(model.parameters(), lr=8e-4 * 5 / 8).step()  # 4 images were seen, 8 are the warm-up
     assert log == pytest.approx({"loss": loss.item(), "gradient": norm.item()})
-    assert norm > 0.5, "or nothing was clipped"
+    assert norm > 0.05, "or nothing was clipped"
     for (name, a), b in zip(step.denoiser.model.named_parameters(), model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-7), name
     assert any(not torch.equal(before[name], value) for name, value in step.weights().items()), "averaged weights"
+    assert (model.predicts, step.schedule, step.averaged.predicts) == (predicts, Flow(), predicts)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_of_codes_add_up_to_it(tiny_diffusion: MakeDiffusion, parts: int) -> None:
+    whole = DiffusionStep(tiny_diffusion(), CPU, channels=2, size=8)
+    divided = DiffusionStep(tiny_diffusion(training={"accumulate": parts}), CPU, channels=2, size=8)
+    log, seen = whole(0, codes()), []
+    divided.denoiser.model.register_forward_hook(lambda module, given, answer: seen.append(len(answer)))
+    assert divided(0, codes()) == pytest.approx(log, rel=1e-5)
+    assert seen == [4 // parts] * parts
+    for a, b in zip(divided.denoiser.model.parameters(), whole.denoiser.model.parameters(), strict=True):
+        assert a.grad is not None and b.grad is not None
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_bf16_of_a_denoiser_is_autocast_and_close(tiny_diffusion: MakeDiffusion) -> None:
+    """Weights and averages stay fp32; the loss agrees to bfloat16's 8 bits."""
+    exact = DiffusionStep(tiny_diffusion(), CPU, channels=2, size=8)
+    half = DiffusionStep(tiny_diffusion(training={"precision": "bf16"}), CPU, channels=2, size=8)
+    for step in (exact, half):  # a network that starts at 0 gives 0 in any precision
+        torch.nn.init.normal_(step.denoiser.model.out.weight, generator=torch.Generator().manual_seed(0))
+    wanted, found = exact(0, codes())["loss"], half(0, codes())["loss"]
+    assert found != wanted and found == pytest.approx(wanted, rel=0.02)
+    assert {tensor.dtype for tensor in half.weights().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("predicts", ["eps", "v", "x_0", "flow"])
+def test_every_prediction_learns_one_batch(tiny_diffusion: MakeDiffusion, predicts: str) -> None:
+    recipe = tiny_diffusion(denoising={"predicts": predicts, "weight": "min_snr"},
+                            training={"decay_images": 0, "learning_rate": 3e-3})
+    step = DiffusionStep(recipe, CPU, channels=2, size=8)
+    losses = [step(2, codes())["loss"] for _ in range(60)]  # after the warm-up; the number draws times and noise
+    assert losses[-1] < 0.6 * losses[0], losses
 
 
 def test_a_diffusion_step_that_is_not_finite_changes_nothing(tiny_diffusion: MakeDiffusion) -> None:
