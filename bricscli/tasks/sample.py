@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bricscli import files
 from bricscli.data.images import encode_png, to_uint8
 from bricscli.diffusion.denoiser import PredictData, to_key_code
 from bricscli.diffusion.samplers import SAMPLERS
-from bricscli.diffusion.schedule import ChenCosine, log_snr_steps
+from bricscli.diffusion.schedule import Schedule, log_snr_steps
 from bricscli.errors import DataError, RecipeError
 from bricscli.nn.autoencoder import Autoencoder
+from bricscli.nn.unet import UNet
 from bricscli.recipe.specs import SamplingSpec
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import track
@@ -79,7 +80,7 @@ def iter_samples(denoiser: LoadedDenoiser, seeds: Sequence[int], sampling: Sampl
         yield ImageBatch(decode_key_codes(denoiser.autoencoder.model, codes, device), chosen)
 
 
-def draw_key_codes(denoiser: nn.Module, schedule: ChenCosine, code_shape: tuple[int, int, int], seeds: Sequence[int],
+def draw_key_codes(denoiser: UNet, schedule: Schedule, code_shape: tuple[int, int, int], seeds: Sequence[int],
                    sampling: SamplingSpec, device: torch.device) -> Tensor:
     """`(len(seeds), C_z, H_z, W_z)` in [0, 1], on the CPU."""
     noise = torch.stack([torch.randn(code_shape, generator=generator_for(seed, "sample")) for seed in seeds])
