@@ -110,9 +110,9 @@ TABLES: dict[str, Table] = {
         Row("Projected GAN", "", "3.39 9.04 2.94 0.60 0.52 0.561"),
         Row("StyleGAN2", "", "3.86 7.46 2.76 0.63 0.43 0.511"),
         Row("LDM", "32x32x4", "4.02 7.15 2.72 0.64 0.52 0.573"),
-        Row("BRICS a+c", "64x64x4", "7.84 8.68 2.55 0.70 0.36 0.475"),
-        Row("BRICS a+d", "64x64x4", "4.66 8.52 2.56 0.78 0.41 0.537"),
-        Row("BRICS b+c", "64x64x4", "4.50 6.54 2.56 0.75 0.44 0.555"),
+        Row("BRICS a+c", "64x64x4", "7.84 8.68 2.55 0.70 0.36 0.475", "church64x4-diffusion-ac.yaml"),
+        Row("BRICS a+d", "64x64x4", "4.66 8.52 2.56 0.78 0.41 0.537", "church64x4-diffusion-ad.yaml"),
+        Row("BRICS b+c", "64x64x4", "4.50 6.54 2.56 0.75 0.44 0.555", "church64x4-diffusion-bc.yaml"),
         Row("BRICS b+d", "64x64x4", "3.97 5.10 2.59 0.76 0.46 0.573", "church64x4-diffusion.yaml"),
     ), ("a: Nichol's cosine schedule and min-SNR; b: Chen's cosine schedule; c: KL-regularised key codes; "
         "d: relaxed precision.",)),

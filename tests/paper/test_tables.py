@@ -6,7 +6,7 @@ import torch
 from bricscli.build import build_autoencoder, build_discriminator
 from bricscli.errors import RecipeError
 from bricscli.paper.tables import BLANK, COLUMNS, TABLES, Row, find_table, number
-from bricscli.recipe.load import list_recipes, load_recipe
+from bricscli.recipe.load import differing_keys, list_recipes, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.recipe.specs import KeyCodeSpec, KLKeyCodeSpec, RQSpec, VQSpec
 
@@ -85,9 +85,35 @@ def test_recipe_of_a_row(row: Row) -> None:
         assert recipe.code_shape == (sides[2], *sides[:2])
 
 
+@pytest.mark.parametrize("row", [row for row in TABLES["4"].rows if row.recipe], ids=lambda row: row.method)
+def test_configs_of_table_4(row: Row) -> None:
+    """a, b: schedule and weight; c, d: key codes. Nothing else differs."""
+    default, recipe = load_recipe("church64x4-diffusion.yaml"), load_recipe(row.recipe or "")
+    assert isinstance(recipe, DiffusionRecipe) and recipe.denoising.predicts == "eps"
+    (noising, codes) = row.method.removeprefix("BRICS ").split("+")
+    a = (recipe.schedule.kind, recipe.denoising.weight, recipe.denoising.gamma) == ("nichol_cosine", "min_snr", 5)
+    b = (recipe.schedule.kind, recipe.denoising.weight) == ("chen_cosine", "eps")
+    assert (a, b) == (noising == "a", noising == "b")
+    assert autoencoder_of(row).bottleneck.kind == {"c": "kl_key_code", "d": "key_code"}[codes]
+    assert {line.split(":")[0].split(".")[0] for line in differing_keys(default, recipe)} <= {
+        "schedule", "denoising", "autoencoder"}
+
+
+def test_every_shipped_diffusion_model_of_the_paper_has_a_row() -> None:
+    """But the schedule of App. D.2, which no table has."""
+    shipped = {name for name in list_recipes() if name.startswith(("church", "ffhq"))
+               and load_recipe(name).kind == "diffusion"}
+    rows = {row.recipe for name in ("4", "5") for row in TABLES[name].rows if row.recipe}
+    assert shipped - rows == {"church64x4-diffusion-linear.yaml", "church64x4-diffusion-linear-c.yaml"}
+    for name, autoencoder in zip(sorted(shipped - rows), ("church64x4-kl", "church64x4"), strict=True):
+        recipe = load_recipe(name)
+        assert isinstance(recipe, DiffusionRecipe)
+        assert (recipe.schedule.kind, recipe.autoencoder) == ("linear", autoencoder)
+
+
 #: The two beside the rows: config c of Table 4, and what LDM's row stands on.
 AUTOENCODERS = sorted({str(row.recipe) for table in TABLES.values() for row in table.rows if row.recipe
-                       and not row.recipe.endswith("diffusion.yaml")} | {"church64x4-kl.yaml", "church-kl-f8.yaml"})
+                       and load_recipe(row.recipe).kind == "autoencoder"} | {"church64x4-kl.yaml", "church-kl-f8.yaml"})
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
