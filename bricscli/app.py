@@ -11,7 +11,7 @@ from types import FrameType
 import typer
 
 from bricscli import __version__
-from bricscli.commands import demo, encode, evaluate, options, prepare, sample, table, train_ae, train_diffusion
+from bricscli.commands import demo, encode, evaluate, options, plot, prepare, sample, table, train_ae, train_diffusion
 from bricscli.errors import BricsError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in COMMANDS.items():
     app.command(name, help=options.manual(command))(command)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(plot.app, name="plot")
 
 
 def _show_version(asked: bool) -> None:

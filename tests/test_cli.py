@@ -32,7 +32,7 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"],
-            ["table"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"]]
+            ["table"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"]]
 
 #: latent-diffusion's first stage: codes that are no key codes, and no grids.
 GRIDLESS = ["--recipe", "tiny/toy.yaml", "--set", "training.images=8", "--set", "encoder.channels=8",
@@ -255,6 +255,17 @@ def test_table(world: World, fork: Server, tmp_path: Path) -> None:
     assert elsewhere.code == 0 and "not measured" in elsewhere.out and list(tmp_path.iterdir()) == []
 
 
+def test_plot_schedules(fork: Server, tmp_path: Path) -> None:
+    done = fork(tmp_path, "plot", "schedules")
+    assert (done.code, done.out, done.err) == (0, "written to schedules.png\n", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["schedules.png"]
+    with Image.open(tmp_path / "schedules.png") as plot:
+        assert (plot.format, plot.size) == ("PNG", (900, 540))
+    first = (tmp_path / "schedules.png").read_bytes()
+    assert fork(tmp_path, "plot", "schedules").code == 0
+    assert (tmp_path / "schedules.png").read_bytes() == first
+
+
 def test_nothing_half_written_is_left(world: World) -> None:
     assert [path for path in world.path.rglob("*") if ".brics-tmp-" in path.name] == []
 
@@ -294,7 +305,7 @@ def test_installed_command() -> None:
     assert done.stdout == f"brics {bricscli.__version__}\n"
 
 
-@pytest.mark.parametrize("words", [[], ["eval"], *COMMANDS], ids=lambda words: " ".join(words) or "brics")
+@pytest.mark.parametrize("words", [[], ["eval"], ["plot"], *COMMANDS], ids=lambda words: " ".join(words) or "brics")
 def test_help(words: list[str], fork: Server, tmp_path: Path) -> None:
     done = fork(tmp_path, *words, "--help")
     assert (done.code, done.err) == (0, "")
@@ -477,6 +488,9 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["eval", "fid", "--ref", "toy", "--features", "random", "--samples", "nowhere"], 3, "nowhere: "),
     (["eval", "fid", "--ref", "toy", "--features", "random", "--out", "in-the-way/deep"], 3, "in-the-way/deep"),
     (["eval", "fid", "--ref", "toy", "--features", "random", "--anchors", "nowhere"], 3, "nowhere: no such run"),
+    (["plot", "schedules", "--out", "empty"], 3, "empty: is a folder"),
+    (["plot", "schedules", "--out", "in-the-way/deep.png"], 3, "in-the-way: cannot be written"),
+    (["plot", "schedules", "--out", "READ-ONLY/x.png"], 3, "READ-ONLY: cannot be written"),
     (["demo", "--out", "in-the-way"], 3, "in-the-way: "),
     (["demo", "--out", "READ-ONLY/demo"], 3, "READ-ONLY/demo: cannot be written"),
     (["demo", "--out", "new", "--device", "tpu"], 2, "--device: `tpu` is unknown"),

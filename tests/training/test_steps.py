@@ -259,7 +259,7 @@ def test_every_prediction_learns_one_batch(tiny_diffusion: MakeDiffusion, predic
                             training={"decay_images": 0, "learning_rate": 3e-3})
     step = DiffusionStep(recipe, CPU, channels=2, size=8)
     losses = [step(2, codes())["loss"] for _ in range(60)]  # after the warm-up; the number draws times and noise
-    assert losses[-1] < 0.6 * losses[0], losses
+    assert losses[-1] < 0.1 * losses[0], losses
 
 
 def test_a_diffusion_step_that_is_not_finite_changes_nothing(tiny_diffusion: MakeDiffusion) -> None:
