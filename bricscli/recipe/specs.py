@@ -267,7 +267,7 @@ class DiffusionTrainingSpec(Spec):
     images: PositiveInt
     batch_size: PositiveInt = 64
     accumulate: PositiveInt = 1  #: parts of a batch that are computed one after another, to save memory
-    precision: Literal["fp32", "bf16"] = "fp32"  #: of the paper's nothing is known; bf16: autocast
+    precision: Literal["fp32", "bf16"] = "fp32"  #: the paper does not say; bf16: autocast
     learning_rate: Annotated[float, Field(gt=0)] = 8e-4
     warmup_images: Count = 640_000  #: 10^4 iterations of 64
     decay_images: Count = 64_000_000  #: cosine decay to 0 over 10^6 iterations of 64; 0: constant
