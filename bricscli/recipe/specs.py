@@ -5,7 +5,7 @@ Symbols are the paper's (BRICS, arXiv:2305.18601v3, Table 1). Nothing here impor
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -277,14 +277,27 @@ class DiffusionTrainingSpec(Spec):
     seed: Count = 0
 
 
+#: `diffusion.samplers` and `diffusion.step_grids` have one function for each.
+Sampler = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc_2", "unipc_3", "heun", "flow_euler", "flow_heun"]
+StepGrid = Literal["log_snr", "trailing"]
+
+
 class SamplingSpec(Spec):
     """How `brics sample` draws unless told otherwise; the paper states neither sampler nor steps."""
 
-    sampler: Literal["ddim", "dpmpp_2m"] = "dpmpp_2m"
+    sampler: Sampler = "dpmpp_2m"
     steps: PositiveInt = 30
+    grid: StepGrid = "log_snr"  #: uniform in log SNR, or in t
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0  #: fresh noise of `ddim`; 1 is DDPM
     #: Time at which pure noise is taken for x_t. Little of the training lies near 1, and an error there, divided by
     #: alpha, decides the whole image: a model that trained for minutes draws better from an earlier start.
     start: Annotated[float, Field(gt=0, le=1)] = 0.97
+
+    @model_validator(mode="after")
+    def check_eta(self) -> "SamplingSpec":
+        if self.eta and self.sampler != "ddim":
+            raise ValueError(f"eta: belongs to `ddim`, not to `{self.sampler}`; write 0")
+        return self
 
 
 BottleneckSpec = KeyCodeSpec | KLKeyCodeSpec | KLSpec | VQSpec | RQSpec

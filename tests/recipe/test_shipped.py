@@ -29,6 +29,12 @@ def test_loads_and_survives_writing(name: str) -> None:
     ("denoising.gamma=4", "denoising.gamma: belongs to weight `min_snr`, not to `eps`"),
     ("denoising.predicts=noise", "`eps`, `v`, `x_0` or `flow`"),
     ("training.accumulate=3", "training.accumulate: 3 parts do not divide a batch of 64"),
+    ("sampling.sampler=euler", "sampling.sampler: must be `ddpm`, `ddim`, .* got the text 'euler'"),
+    ("sampling.grid=even", "sampling.grid: must be `log_snr` or `trailing`, got the text 'even'"),
+    ("sampling.steps=0", "sampling.steps: must be above 0, got 0"),
+    ("sampling={sampler: ddim, eta: -1}", "sampling.eta: must be at least 0, got -1"),
+    ("sampling={sampler: ddim, eta: .nan}", "sampling.eta: must be at most 1, got nan|sampling.eta: .*nan"),
+    ("sampling.eta=1.0", "sampling.eta: belongs to `ddim`, not to `dpmpp_2m`; write 0"),
 ])
 def test_values_that_make_no_denoiser_are_refused(override: str, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
