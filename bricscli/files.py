@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,17 +39,25 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises BricsError where the disk is full or refuses.
     """
     path = Path(path)
-    with _disk_errors(path, _FULL | _REFUSED, needed=len(data)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path) as temporary:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                write_all(descriptor, data)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(temporary, path)
-        fsync_folder(path.parent)
+    write_files(path.parent, {path.name: data})
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """`write_bytes` of several files, by name, in one folder: one after another, but the folder's fsync is shared."""
+    for name, data in contents.items():
+        path = Path(folder, name)
+        with _disk_errors(path, _FULL | _REFUSED, needed=len(data)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary(path) as temporary:
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                try:
+                    write_all(descriptor, data)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                os.replace(temporary, path)
+    with _disk_errors(folder, _FULL | _REFUSED):
+        fsync_folder(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -60,6 +60,11 @@ def test_order_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     files.write_bytes(tmp_path / "x", b"1")
     assert calls == [("fsync", ".brics-tmp"), ("replace", "x"), ("fsync", tmp_path.name)]
     calls.clear()
+    files.write_files(tmp_path, {"x": b"2", "y": b"3"})
+    assert calls == [("fsync", ".brics-tmp"), ("replace", "x"), ("fsync", ".brics-tmp"), ("replace", "y"),
+                     ("fsync", tmp_path.name)]
+    assert ((tmp_path / "x").read_bytes(), (tmp_path / "y").read_bytes()) == (b"2", b"3")
+    calls.clear()
     with files.new_directory(tmp_path / "d") as temporary:
         (temporary / "y").write_text("1")
     assert calls == [("fsync", "y"), ("fsync", ".brics-tmp"), ("rename", "d"), ("fsync", tmp_path.name)]
