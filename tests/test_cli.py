@@ -291,6 +291,22 @@ def test_samples_depend_on_their_seeds_alone(world: World, fork: Server, tmp_pat
     for seed in (9, 10, 11):
         drawn = tmp_path / "few" / f"{seed:06d}.png"
         assert drawn.read_bytes() == (world.path / "samples" / drawn.name).read_bytes()
+    done = fork(tmp_path, "sample", "--seeds", "3,8-11", "--run", run, "--out", "few")
+    assert done.out == "few: 5 images, some of the seeds 3 to 11 (3 were there already).\n", done.err
+
+
+def test_samples_drawn_as_asked(world: World, fork: Server, tmp_path: Path) -> None:
+    """Noise at every step is the seed's too; and the record tells all that was asked."""
+    asked = ["--sampler", "ddim", "--eta", "0.5", "--grid", "trailing", "--steps", "3", "--start", "0.9"]
+    drawn = []
+    for out, seeds in (("one", "5"), ("several", "3-6")):
+        done = fork(tmp_path, "sample", "--run", str(world.path / "runs" / "toy-diffusion"), "--seeds", seeds, "--out",
+                    out, *asked)
+        assert done.code == 0, done.err
+        drawn.append((tmp_path / out / "000005.png").read_bytes())
+        assert json.loads((tmp_path / out / "samples.json").read_text())["sampling"] == {
+            "sampler": "ddim", "steps": 3, "grid": "trailing", "eta": 0.5, "start": 0.9}
+    assert drawn[0] == drawn[1] != (world.path / "samples" / "000005.png").read_bytes()
 
 
 # Words
@@ -450,7 +466,16 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["sample", "-n", "0"], 2, "-n: 0 is too small"),
     (["sample", "-n", "1", "--steps", "-1"], 2, "--steps: -1 is too small"),
     (["sample", "-n", "1", "--seed", "-1"], 2, "--seed: "),
-    (["sample", "-n", "1", "--sampler", "euler"], 2, "`euler` is unknown. There are: ddim, dpmpp_2m"),
+    (["sample", "-n", "1", "--sampler", "euler"], 2, "`euler` is unknown. There are: ddpm, ddim, dpmpp_2m"),
+    (["sample", "-n", "1", "--steps", "0"], 2, "--steps: 0 is too small"),
+    (["sample", "-n", "1", "--grid", "even"], 2, "--grid: `even` is unknown. There are: log_snr, trailing"),
+    (["sample", "-n", "1", "--sampler", "ddim", "--eta", "-1"], 2, "--eta: -1.0 is out of range"),
+    (["sample", "-n", "1", "--sampler", "ddim", "--eta", "nan"], 2, "--eta: nan is out of range"),
+    (["sample", "-n", "1", "--eta", "1"], 2, "--eta: belongs to `ddim`, not to `dpmpp_2m`"),
+    (["sample", "-n", "1", "--start", "1e-12"], 2, "--start: 1e-12 leaves hardly any noise"),
+    (["sample", "--seeds", "9-0"], 2, "--seeds: `9-0` is neither a seed nor a range of seeds"),
+    (["sample", "--seeds", "0-3", "-n", "4"], 2, "--seeds: says already what -n and --seed would"),
+    (["sample"], 2, "-n: is missing"),
     (["sample", "-n", "1", "--run", "runs/toy"], 4, "is the run of an? autoencoder"),
     (["sample", "-n", "1", "--run", "runs/changed"], 4, "is autoencoder .*, but the run was trained with 00000000"),
     (["sample", "-n", "1", "--run", "nowhere"], 3, "nowhere: no such run"),

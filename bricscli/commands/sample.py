@@ -9,15 +9,23 @@ from bricscli.commands import options
 
 
 def sample(
-    count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="How many images.")],
+    count: Annotated[int | None, typer.Option("--count", "-n", metavar="N", help="How many images.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the PNG files go, named by their seeds "
                                                                  "(default: RUN/samples).")] = None,
     run: Annotated[Path | None, typer.Option(metavar="RUN", help="The run of a diffusion model (default: the one "
                                                                  "under runs/ that was trained last).")] = None,
-    seed: Annotated[int, typer.Option(help="The first seed; the images have seeds SEED to SEED + N - 1.")] = 0,
-    sampler: Annotated[str | None, typer.Option(help="ddim or dpmpp_2m (default: the recipe's).")] = None,
-    steps: Annotated[int | None, typer.Option(help="Evaluations of the denoiser per image, less one "
-                                                   "(default: the recipe's).")] = None,
+    seed: Annotated[int | None, typer.Option(help="The first seed; the images have seeds SEED to SEED + N - 1 "
+                                                  "(default: 0).")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="SEEDS", help="Instead of -n and --seed: seeds and ranges of "
+                                                                    "seeds, such as 0-49999 or 7,10-19.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc_2, unipc_3, heun, "
+                                                     "flow_euler or flow_heun (default: the recipe's).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps per image; each asks the denoiser once, of heun and "
+                                                   "flow_heun twice (default: the recipe's).")] = None,
+    grid: Annotated[str | None, typer.Option(help="Steps uniform in log SNR, log_snr, or in time, trailing "
+                                                  "(default: the recipe's).")] = None,
+    eta: Annotated[float | None, typer.Option(metavar="ETA", help="Noise that ddim adds at every step, 0 to 1, which "
+                                                                  "is ddpm (default: the recipe's).")] = None,
     start: Annotated[float | None, typer.Option(metavar="T", help="Time in (0, 1] at which noise is taken for a noisy "
                                                 "key code (default: the recipe's).")] = None,
     batch_size: Annotated[int, typer.Option(help="Images held in memory at a time; does not change them.")] = 64,
@@ -34,8 +42,9 @@ def sample(
     from bricscli.run.directory import RunDirectory, newest_run
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
-    from bricscli.tasks.sample import sample_to_folder
+    from bricscli.tasks.sample import choose_seeds, describe_seeds, sample_to_folder
 
+    wanted = choose_seeds(count, seed, seeds)
     chosen = RunDirectory.open(run) if run else newest_run(options.RUNS_ROOT, "diffusion")
     if chosen is None:
         raise DataError(f"{options.RUNS_ROOT}: has no trained diffusion model. Train one with `brics train-diffusion`, "
@@ -43,7 +52,7 @@ def sample(
     if run is None:
         say(f"{chosen.path}: is the diffusion model that was trained last; using it.")
     out = out or chosen.samples
-    new = sample_to_folder(chosen, out, count=count, first_seed=seed, device=choose_device(device), sampler=sampler,
-                           steps=steps, start=start, batch_size=batch_size)
-    kept = f" ({count - new} were there already)" if new < count else ""
-    say(f"{out}: {count} images, seeds {seed} to {seed + count - 1}{kept}.")
+    new = sample_to_folder(chosen, out, seeds=wanted, device=choose_device(device), sampler=sampler, steps=steps,
+                           grid=grid, eta=eta, start=start, batch_size=batch_size)
+    kept = f" ({len(wanted) - new} were there already)" if new < len(wanted) else ""
+    say(f"{out}: {len(wanted)} images, {describe_seeds(wanted)}{kept}.")

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bricscli.diffusion.schedule import SAMPLING_ALPHA_BAR, ChenCosine, log_snr_steps
+from bricscli.diffusion.schedule import SAMPLING_ALPHA_BAR, Schedule, log_snr_steps
 
 
-def trailing_steps(schedule: ChenCosine, steps: int, start: float) -> Tensor:
+def trailing_steps(schedule: Schedule, steps: int, start: float) -> Tensor:
     """log SNRs of times start, ..., 2 start / steps, start / steps: `(steps,)` float64, rising.
 
     Uniform in t as DDIM is usually run, beginning at `start` itself (`trailing` in arXiv:2305.08891, Table 2). The last
@@ -24,7 +24,7 @@ def trailing_steps(schedule: ChenCosine, steps: int, start: float) -> Tensor:
     return schedule.log_snr(t).clamp(low, high).unique()
 
 
-STEP_GRIDS: dict[str, Callable[[ChenCosine, int, float], Tensor]] = {
+STEP_GRIDS: dict[str, Callable[[Schedule, int, float], Tensor]] = {
     "log_snr": log_snr_steps,
     "trailing": trailing_steps,
 }

@@ -100,7 +100,7 @@ def demo(out: Path, *, device: torch.device) -> Path:
                        lambda: train_denoiser(diffusion_recipe, autoencoder.path, runs / "toy-diffusion",
                                               device=device))
     way.go(f"brics sample -n {SAMPLES} --out samples/", "drew new churches, one per seed",
-           lambda: sample_to_folder(diffusion, out / "samples", count=SAMPLES, device=device))
+           lambda: sample_to_folder(diffusion, out / "samples", seeds=range(SAMPLES), device=device))
     quality = way.go("brics eval reconstruction --metrics psnr,ssim", "compared reconstructions with their originals",
                      lambda: _evaluate_reconstruction(autoencoder, data, device))
     distance = way.go("brics eval fid --samples samples/ --ref toy --split val --features random --anchors runs/toy",

@@ -1,10 +1,11 @@
 """`brics sample`: seeds -> images. One seed, one image: whatever the batch, the order, or what was drawn before."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -12,12 +13,13 @@ from torch import Tensor
 from bricscli import files
 from bricscli.data.images import encode_png, to_uint8
 from bricscli.diffusion.denoiser import PredictData, to_key_code
-from bricscli.diffusion.samplers import SAMPLERS
-from bricscli.diffusion.schedule import Schedule, log_snr_steps
+from bricscli.diffusion.samplers import run_sampler
+from bricscli.diffusion.schedule import Schedule
+from bricscli.diffusion.step_grids import STEP_GRIDS
 from bricscli.errors import DataError, RecipeError
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.unet import UNet
-from bricscli.recipe.specs import SamplingSpec
+from bricscli.recipe.specs import Sampler, SamplingSpec, StepGrid
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import track
 from bricscli.runtime import generator_for, in_passes
@@ -25,6 +27,8 @@ from bricscli.tasks.models import LoadedDenoiser, load_denoiser
 
 #: `samples.json` beside the images: what drew them.
 RECORD = "samples.json"
+#: More at once are a slip of the finger.
+MOST_SEEDS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -43,30 +47,31 @@ def sample_key(seed: int) -> str:
     return f"{seed:06d}"
 
 
-def sample_to_folder(run: RunDirectory, out: Path, *, count: int, first_seed: int = 0, device: torch.device,
-                     sampler: str | None = None, steps: int | None = None, start: float | None = None,
-                     batch_size: int = 64) -> int:
-    """Writes `<seed>.png` for `count` seeds from `first_seed` into `out`; returns how many were new.
+def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], device: torch.device,
+                     sampler: str | None = None, steps: int | None = None, grid: str | None = None,
+                     eta: float | None = None, start: float | None = None, batch_size: int = 64) -> int:
+    """Writes `<seed>.png` for each of `seeds` into `out`; returns how many were new.
 
     Images that are there already, drawn by the same model in the same way, are kept. Raises DataError where `out`
     holds others or cannot be written, RecipeError for a value out of range.
     """
-    check_range(count=count, seed=first_seed, steps=steps, batch_size=batch_size)
+    check_range(steps=steps, batch_size=batch_size)
     denoiser = load_denoiser(run, device)
-    sampling = choose_sampling(denoiser.recipe.sampling, sampler, steps, start)
+    sampling = choose_sampling(denoiser.recipe.sampling, sampler, steps, start, grid, eta)
     record = {
         "kind": "samples", "denoiser": {"run": run.name, "digest": denoiser.digest},
         "autoencoder": denoiser.autoencoder.digest, "sampling": sampling.model_dump(), "device": device.type}
+    step_levels(sampling, denoiser.schedule)  # or RecipeError, before any file
     files.check_writable(out)
     _check_record(out, record)
-    missing = [seed for seed in range(first_seed, first_seed + count) if not (out / f"{sample_key(seed)}.png").exists()]
+    missing = [seed for seed in seeds if not (out / f"{sample_key(seed)}.png").exists()]
     out.mkdir(parents=True, exist_ok=True)
     files.sweep(out)
     files.write_json(out / RECORD, record)
     batches = iter_samples(denoiser, missing, sampling, device, batch_size)
     for batch in track(batches, len(missing), "sampling", "images", size=lambda batch: len(batch.seeds)):
-        for key, image in zip(batch.keys, batch.images.numpy(), strict=True):
-            files.write_bytes(out / f"{key}.png", encode_png(image))
+        pictures = zip(batch.keys, batch.images.numpy(), strict=True)
+        files.write_files(out, {f"{key}.png": encode_png(image) for key, image in pictures})
     return len(missing)
 
 
@@ -83,10 +88,27 @@ def iter_samples(denoiser: LoadedDenoiser, seeds: Sequence[int], sampling: Sampl
 def draw_key_codes(denoiser: UNet, schedule: Schedule, code_shape: tuple[int, int, int], seeds: Sequence[int],
                    sampling: SamplingSpec, device: torch.device) -> Tensor:
     """`(len(seeds), C_z, H_z, W_z)` in [0, 1], on the CPU."""
-    noise = torch.stack([torch.randn(code_shape, generator=generator_for(seed, "sample")) for seed in seeds])
-    log_snr, run_sampler = log_snr_steps(schedule, sampling.steps, sampling.start), SAMPLERS[sampling.sampler]
-    predict = PredictData(denoiser)
-    return in_passes(lambda x_t: to_key_code(run_sampler(predict, x_t, log_snr)), noise, device)
+    log_snr, predict = step_levels(sampling, schedule), PredictData(denoiser)
+
+    def draw(rows: Tensor) -> Tensor:
+        chosen = [seeds[row] for row in rows.tolist()]
+
+        def noise(*step: int) -> Tensor:
+            """Of every seed its own: what x_t starts as, or what is added at a step."""
+            return torch.stack([torch.randn(code_shape, generator=generator_for(seed, "sample", *step))
+                                for seed in chosen]).to(device)
+
+        return to_key_code(run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta))
+
+    return in_passes(draw, torch.arange(len(seeds)), device)
+
+
+def step_levels(sampling: SamplingSpec, schedule: Schedule) -> Tensor:
+    """The log SNRs on the way. Raises RecipeError where `start` is already as near to data as sampling ends."""
+    log_snr = STEP_GRIDS[sampling.grid](schedule, sampling.steps, sampling.start)
+    if (log_snr.diff() <= 0).any():
+        raise RecipeError(f"--start: {sampling.start:g} leaves hardly any noise to take away. Choose a later start.")
+    return log_snr
 
 
 def decode_key_codes(autoencoder: Autoencoder, codes: Tensor, device: torch.device) -> Tensor:
@@ -94,18 +116,64 @@ def decode_key_codes(autoencoder: Autoencoder, codes: Tensor, device: torch.devi
     return in_passes(lambda code: to_uint8(autoencoder.decode(code)), codes.float(), device)
 
 
-def choose_sampling(recipe: SamplingSpec, sampler: str | None, steps: int | None,
-                    start: float | None = None) -> SamplingSpec:
-    """The recipe's sampling with what the user asks for instead. Raises RecipeError where that cannot be."""
-    if sampler is not None and sampler not in SAMPLERS:
-        raise RecipeError(f"--sampler: `{sampler}` is unknown. There are: {', '.join(SAMPLERS)}.")
+def choose_sampling(recipe: SamplingSpec, sampler: str | None, steps: int | None, start: float | None = None,
+                    grid: str | None = None, eta: float | None = None) -> SamplingSpec:
+    """The recipe's sampling with what the user asks for instead; another sampler leaves the recipe's eta behind.
+
+    Raises RecipeError naming each option that cannot be.
+    """
+    problems = [f"{option}: `{value}` is unknown. There are: {', '.join(get_args(known))}."
+                for option, value, known in (("--sampler", sampler, Sampler), ("--grid", grid, StepGrid))
+                if value is not None and value not in get_args(known)]
     if start is not None and not 0 < start <= 1:
-        raise RecipeError(f"--start: {start} is out of range. Choose more than 0 and at most 1.")
-    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "start": start}
+        problems.append(f"--start: {start} is out of range. Choose more than 0 and at most 1.")
+    if eta is not None and not 0 <= eta <= 1:
+        problems.append(f"--eta: {eta} is out of range. Choose 0 to 1.")
+    if eta and (chosen := sampler or recipe.sampler) != "ddim":
+        problems.append(f"--eta: belongs to `ddim`, not to `{chosen}`. Leave it out, or add --sampler ddim.")
+    if problems:
+        raise RecipeError(*problems)
+    if sampler not in (None, "ddim") and eta is None:
+        eta = 0.0
+    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "start": start, "grid": grid, "eta": eta}
     return recipe.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 
-def check_range(*, count: int, seed: int, steps: int | None, batch_size: int) -> None:
+def choose_seeds(count: int | None, first: int | None, seeds: str | None) -> Sequence[int]:
+    """`-n COUNT --seed FIRST`, or `--seeds 0-49999` or `7,3,10-19`: each once, in that order. Raises RecipeError."""
+    if seeds is not None and (count is not None or first is not None):
+        raise RecipeError("--seeds: says already what -n and --seed would. Leave those out.")
+    if seeds is not None:
+        parts = [_seed_range(part) for part in seeds.split(",")]
+        count = sum(map(len, parts))
+    elif count is not None:
+        check_range(count=count, seed=first)
+        parts = [range(first or 0, (first or 0) + count)]
+    else:
+        raise RecipeError("-n: is missing. Write -n 64 for 64 images, or --seeds 0-63.")
+    if count > MOST_SEEDS:
+        raise RecipeError(f"{'--seeds' if seeds else '-n'}: {count} images are too many at once. Choose {MOST_SEEDS} "
+                          "or fewer.")
+    return list(dict.fromkeys(seed for part in parts for seed in part))
+
+
+def _seed_range(text: str) -> range:
+    match = re.fullmatch(r"\s*([0-9]{1,15})(?:-([0-9]{1,15}))?\s*", text)
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise RecipeError(f"--seeds: `{text}` is neither a seed nor a range of seeds. Write 7, 0-49999 or 7,10-19.")
+    return range(int(match[1]), int(match[2] or match[1]) + 1)
+
+
+def describe_seeds(seeds: Sequence[int]) -> str:
+    """`seeds 0 to 11`, `seed 7`, or how many they are between the least and the greatest."""
+    first, last = min(seeds), max(seeds)
+    if len(seeds) == 1:
+        return f"seed {first}"
+    return f"seeds {first} to {last}" if last - first == len(seeds) - 1 else f"some of the seeds {first} to {last}"
+
+
+def check_range(*, count: int | None = None, seed: int | None = None, steps: int | None = None,
+                batch_size: int | None = None) -> None:
     """Raises RecipeError naming each option that is out of range."""
     least = {"-n": (count, 1), "--seed": (seed, 0), "--steps": (steps, 1), "--batch-size": (batch_size, 1)}
     problems = [f"{option}: {value} is too small. Choose {low} or more."

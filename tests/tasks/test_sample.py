@@ -2,9 +2,10 @@
 
 import itertools
 import json
+import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,10 +13,9 @@ from torch import Tensor, nn
 
 from bricscli.data.images import decode_image
 from bricscli.diffusion.denoiser import PredictData, to_key_code
-from bricscli.diffusion.samplers import SAMPLERS
-from bricscli.diffusion.schedule import log_snr_steps
+from bricscli.diffusion.samplers import run_sampler
 from bricscli.errors import DataError, MismatchError, RecipeError
-from bricscli.recipe.specs import SamplingSpec
+from bricscli.recipe.specs import Sampler, SamplingSpec
 from bricscli.run.checkpoint import list_checkpoints
 from bricscli.runtime import PASS_WIDTH, generator_for
 from bricscli.tasks.models import LoadedDenoiser, load_denoiser
@@ -23,15 +23,20 @@ from bricscli.tasks.sample import (
     RECORD,
     check_range,
     choose_sampling,
+    choose_seeds,
+    describe_seeds,
     draw_key_codes,
     iter_samples,
     newest_samples,
     sample_to_folder,
+    step_levels,
 )
 
 CPU = torch.device("cpu")
 Trained = Any  # tests/tasks/conftest.py
 SAMPLING = SamplingSpec(sampler="dpmpp_2m", steps=3)
+#: With noise at every step, and a grid of other length.
+NOISY = SamplingSpec(sampler="ddim", steps=5, grid="trailing", eta=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +49,23 @@ def denoiser(trained: Trained) -> LoadedDenoiser:
     return loaded
 
 
-def images(denoiser: LoadedDenoiser, seeds: list[int], batch_size: int = 64) -> dict[int, Tensor]:
+def images(denoiser: LoadedDenoiser, seeds: list[int], batch_size: int = 64,
+           sampling: SamplingSpec = SAMPLING) -> dict[int, Tensor]:
     drawn: dict[int, Tensor] = {}
-    for batch in iter_samples(denoiser, seeds, SAMPLING, CPU, batch_size):
+    for batch in iter_samples(denoiser, seeds, sampling, CPU, batch_size):
         assert batch.keys == [f"{seed:06d}" for seed in batch.seeds]
         drawn |= dict(zip(batch.seeds, batch.images, strict=True))
     return drawn
 
 
-def test_a_seed_is_an_image(denoiser: LoadedDenoiser) -> None:
-    reference = images(denoiser, list(range(19)))
+@pytest.mark.parametrize("sampling", [SAMPLING, NOISY], ids=["ode", "noise"])
+def test_a_seed_is_an_image(denoiser: LoadedDenoiser, sampling: SamplingSpec) -> None:
+    reference = images(denoiser, list(range(19)), sampling=sampling)
     assert all(image.shape == (3, 16, 16) and image.dtype == torch.uint8 for image in reference.values())
     assert len({image.numpy().tobytes() for image in reference.values()}) == 19, "all different"
     everyone = list(range(19))
     for seeds, batch_size in ((everyone, 1), (everyone, 8), (everyone[::-1], 5), ([13], 64), ([2, 17, 3], 2)):
-        drawn = images(denoiser, seeds, batch_size)
+        drawn = images(denoiser, seeds, batch_size, sampling)
         assert drawn.keys() == set(seeds)
         assert [seed for seed in seeds if not torch.equal(drawn[seed], reference[seed])] == [], (seeds, batch_size)
 
@@ -74,18 +81,22 @@ def test_one_width_is_what_makes_it_so(denoiser: LoadedDenoiser) -> None:
 
 def test_codes_come_from_the_sampler_and_the_seeds_own_noise(denoiser: LoadedDenoiser) -> None:
     shape = denoiser.autoencoder.code_shape
-    noise = torch.stack([torch.randn(shape, generator=generator_for(seed, "sample")) for seed in range(8)])
-    with torch.no_grad():
-        log_snr = log_snr_steps(denoiser.schedule, 3, SAMPLING.start)
-        x_0 = SAMPLERS["dpmpp_2m"](PredictData(denoiser.model), noise, log_snr)
-    codes = draw_key_codes(denoiser.model, denoiser.schedule, shape, range(8), SAMPLING, CPU)
-    torch.testing.assert_close(codes, to_key_code(x_0))
-    assert codes.min() >= 0 and codes.max() <= 1 and codes.std() > 0.05
+
+    def noise(*step: int) -> Tensor:
+        return torch.stack([torch.randn(shape, generator=generator_for(seed, "sample", *step)) for seed in range(8)])
+
+    for sampling in (SAMPLING, NOISY):
+        log_snr = step_levels(sampling, denoiser.schedule)
+        with torch.no_grad():
+            x_0 = run_sampler(sampling.sampler, PredictData(denoiser.model), noise(), log_snr, noise, sampling.eta)
+        codes = draw_key_codes(denoiser.model, denoiser.schedule, shape, range(8), sampling, CPU)
+        torch.testing.assert_close(codes, to_key_code(x_0))
+        assert codes.min() >= 0 and codes.max() <= 1 and codes.std() > 0.05
 
 
 def test_folder_of_samples(trained: Trained, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "samples"
-    assert sample_to_folder(trained.diffusion, out, count=3, first_seed=999999, device=CPU) == 3
+    assert sample_to_folder(trained.diffusion, out, seeds=range(999999, 1000002), device=CPU) == 3
     assert sorted(path.name for path in out.iterdir()) == ["1000000.png", "1000001.png", "999999.png", RECORD]
     assert decode_image((out / "999999.png").read_bytes()).shape == (3, 16, 16)
     record = json.loads((out / RECORD).read_text())
@@ -93,12 +104,12 @@ def test_folder_of_samples(trained: Trained, tmp_path: Path) -> None:
     assert record == {
         "kind": "samples", "denoiser": {"run": "toy-diffusion", "digest": loaded.digest},
         "autoencoder": loaded.autoencoder.digest, "device": "cpu",
-        "sampling": {"sampler": "dpmpp_2m", "steps": 4, "start": 0.97}}
+        "sampling": {"sampler": "dpmpp_2m", "steps": 4, "grid": "log_snr", "eta": 0.0, "start": 0.97}}
 
 
 def test_files_are_the_same_at_batch_1_and_8(trained: Trained, tmp_path: Path) -> None:
     for size in (1, 8):
-        sample_to_folder(trained.diffusion, tmp_path / str(size), count=11, device=CPU, batch_size=size)
+        sample_to_folder(trained.diffusion, tmp_path / str(size), seeds=range(11), device=CPU, batch_size=size)
     for seed in range(11):
         one, eight = (tmp_path / size / f"{seed:06d}.png" for size in ("1", "8"))
         assert one.read_bytes() == eight.read_bytes()
@@ -106,35 +117,37 @@ def test_files_are_the_same_at_batch_1_and_8(trained: Trained, tmp_path: Path) -
 
 def test_what_is_there_already_is_kept(trained: Trained, tmp_path: Path) -> None:
     out = tmp_path / "samples"
-    assert sample_to_folder(trained.diffusion, out, count=4, device=CPU) == 4
+    assert sample_to_folder(trained.diffusion, out, seeds=range(4), device=CPU) == 4
     first = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.glob("*.png")}
     (out / "000002.png").unlink()
     (out / ".brics-tmp-000003.png-999999999").write_bytes(b"half of one")
-    assert sample_to_folder(trained.diffusion, out, count=6, device=CPU) == 3
+    assert sample_to_folder(trained.diffusion, out, seeds=range(6), device=CPU) == 3
     assert sorted(path.name for path in out.iterdir()) == [*(f"00000{i}.png" for i in range(6)), RECORD]
     for name, (data, time) in first.items():
         assert (out / name).read_bytes() == data
         assert ((out / name).stat().st_mtime_ns == time) == (name != "000002.png")
-    assert sample_to_folder(trained.diffusion, out, count=6, device=CPU) == 0
+    assert sample_to_folder(trained.diffusion, out, seeds=range(6), device=CPU) == 0
 
 
 def test_images_drawn_in_another_way_are_not_mixed(copied: Trained, tmp_path: Path) -> None:
     out = tmp_path / "samples"
-    sample_to_folder(copied.diffusion, out, count=1, device=CPU)
+    sample_to_folder(copied.diffusion, out, seeds=range(1), device=CPU)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(DataError, match=r"drawn in another way"):
-        sample_to_folder(copied.diffusion, out, count=2, device=CPU, steps=5)
+        sample_to_folder(copied.diffusion, out, seeds=range(2), device=CPU, steps=5)
     with pytest.raises(DataError, match=r"drawn in another way"):
-        sample_to_folder(copied.diffusion, out, count=2, device=CPU, sampler="ddim")
+        sample_to_folder(copied.diffusion, out, seeds=range(2), device=CPU, sampler="ddim")
+    with pytest.raises(DataError, match=r"drawn in another way"):
+        sample_to_folder(copied.diffusion, out, seeds=range(2), device=CPU, grid="trailing")
     shutil.rmtree(list_checkpoints(copied.diffusion.checkpoints)[-1])
     with pytest.raises(DataError, match=r"drawn in another way"):
-        sample_to_folder(copied.diffusion, out, count=2, device=CPU)
+        sample_to_folder(copied.diffusion, out, seeds=range(2), device=CPU)
     (out / RECORD).write_text("{")
     with pytest.raises(DataError, match=r"drawn in another way"):
-        sample_to_folder(copied.diffusion, out, count=2, device=CPU)
+        sample_to_folder(copied.diffusion, out, seeds=range(2), device=CPU)
     (out / RECORD).unlink()
     with pytest.raises(DataError, match=r"did not draw"):
-        sample_to_folder(copied.diffusion, out, count=2, device=CPU)
+        sample_to_folder(copied.diffusion, out, seeds=range(2), device=CPU)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {k: v for k, v in before.items() if k != RECORD}
 
 
@@ -142,13 +155,13 @@ def test_places_that_cannot_be_written(trained: Trained, tmp_path: Path) -> None
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file", tmp_path / "file" / "samples"):
         with pytest.raises(DataError, match=r"is not a folder"):
-            sample_to_folder(trained.diffusion, out, count=1, device=CPU)
+            sample_to_folder(trained.diffusion, out, seeds=range(1), device=CPU)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_autoencoders_run_is_refused(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(MismatchError):
-        sample_to_folder(trained.autoencoder, tmp_path / "out", count=1, device=CPU)
+        sample_to_folder(trained.autoencoder, tmp_path / "out", seeds=range(1), device=CPU)
     assert not (tmp_path / "out").exists()
 
 
@@ -157,33 +170,87 @@ def test_options_out_of_range_are_all_told() -> None:
         check_range(count=0, seed=-1, steps=-2, batch_size=0)
     assert [line.split(":")[0] for line in caught.value.lines] == ["-n", "--seed", "--steps", "--batch-size"]
     with pytest.raises(RecipeError):
-        check_range(count=1, seed=0, steps=0, batch_size=1)
+        check_range(steps=0)
     check_range(count=1, seed=0, steps=None, batch_size=1)
 
 
 def test_the_users_sampling_over_the_recipes() -> None:
     assert choose_sampling(SAMPLING, None, None) == SAMPLING
     assert choose_sampling(SAMPLING, "ddim", 7) == SamplingSpec(sampler="ddim", steps=7)
-    with pytest.raises(RecipeError, match=r"`euler` is unknown. There are: ddim, dpmpp_2m"):
-        choose_sampling(SAMPLING, "euler", None)
+    assert choose_sampling(SAMPLING, "ddim", None, 0.9, "trailing", 0.5) == SamplingSpec(
+        sampler="ddim", steps=3, start=0.9, grid="trailing", eta=0.5)
+    assert choose_sampling(NOISY, None, 9).eta == choose_sampling(NOISY, "ddim", 9).eta == 1
+    assert choose_sampling(NOISY, "heun", None) == SamplingSpec(sampler="heun", steps=5, grid="trailing")
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    ({"sampler": "euler"}, "--sampler: `euler` is unknown. There are: ddpm, ddim, dpmpp_2m, "),
+    ({"grid": "even"}, "--grid: `even` is unknown. There are: log_snr, trailing."),
+    ({"sampler": "ddim", "eta": -0.1}, "--eta: -0.1 is out of range. Choose 0 to 1."),
+    ({"sampler": "ddim", "eta": 1.1}, "--eta: 1.1 is out of range"),
+    ({"sampler": "ddim", "eta": math.nan}, "--eta: nan is out of range"),
+    ({"sampler": "heun", "eta": 1.0}, "--eta: belongs to `ddim`, not to `heun`."),
+    ({"eta": 1.0}, "--eta: belongs to `ddim`, not to `dpmpp_2m`."),
+    ({"start": 0.0}, "--start: 0.0 is out of range"),
+    ({"start": 1.1}, "--start: 1.1 is out of range"),
+    ({"start": math.nan}, "--start: nan is out of range"),
+])
+def test_sampling_that_cannot_be(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        choose_sampling(SAMPLING, **{"sampler": None, "steps": None} | asked)
+    assert len(caught.value.lines) == 1 and caught.value.lines[0].startswith(said)
+
+
+@pytest.mark.parametrize(("options", "wanted", "said"), [
+    ((3, None, None), [0, 1, 2], "seeds 0 to 2"),
+    ((2, 9, None), [9, 10], "seeds 9 to 10"),
+    ((None, None, "0-4"), [0, 1, 2, 3, 4], "seeds 0 to 4"),
+    ((None, None, "7"), [7], "seed 7"),
+    ((None, None, "7, 3,10-12,11"), [7, 3, 10, 11, 12], "some of the seeds 3 to 12"),
+])
+def test_seeds(options: tuple[int | None, int | None, str | None], wanted: list[int], said: str) -> None:
+    assert list(choose_seeds(*options)) == wanted and describe_seeds(wanted) == said
+
+
+@pytest.mark.parametrize("seeds", ["", "x", "5-1", "-3", "1-", "1,,2", "1.5", "0-9-12", "٣", "9" * 30])
+def test_what_is_no_range_of_seeds(seeds: str) -> None:
+    with pytest.raises(RecipeError, match=r"^--seeds: `.*` is neither a seed nor a range of seeds. Write 7, 0-49999"):
+        choose_seeds(None, None, seeds)
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ((None, None, None), "-n: is missing"), ((None, 4, None), "-n: is missing"),
+    ((3, None, "0-2"), "--seeds: says already"), ((None, 0, "0-2"), "--seeds: says already"),
+    ((0, None, None), "-n: 0 is too small"), ((1, -1, None), "--seed: -1 is too small"),
+    ((10**30, None, None), "-n: 1000.* images are too many"),
+    ((None, None, "0-999999999999"), "--seeds: 1000.* images are too many"),
+])
+def test_numbers_of_images_that_cannot_be(options: tuple[int | None, int | None, str | None], said: str) -> None:
+    with pytest.raises(RecipeError, match=f"^{said}"):
+        choose_seeds(*options)
+
+
+def test_a_start_at_data_is_refused_before_anything_is_written(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="Choose a later start"):
+        sample_to_folder(trained.diffusion, tmp_path / "out", seeds=range(1), device=CPU, start=1e-12)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_newest_samples(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder of samples"):
         newest_samples(tmp_path, tmp_path / "runs")
     for out in (tmp_path / "first", tmp_path / "runs" / "x" / "samples"):
-        sample_to_folder(trained.diffusion, out, count=1, device=CPU)
+        sample_to_folder(trained.diffusion, out, seeds=range(1), device=CPU)
     assert newest_samples(tmp_path, tmp_path / "runs") == tmp_path / "runs" / "x" / "samples"
-    sample_to_folder(trained.diffusion, tmp_path / "first", count=2, device=CPU)
+    sample_to_folder(trained.diffusion, tmp_path / "first", seeds=range(2), device=CPU)
     assert newest_samples(tmp_path, tmp_path / "runs") == tmp_path / "first"
 
 
 def test_the_sampler_is_the_one_asked_for(denoiser: LoadedDenoiser) -> None:
     shape = denoiser.autoencoder.code_shape
-    asked = (("ddim", 4, 0.97), ("dpmpp_2m", 4, 0.97), ("dpmpp_2m", 5, 0.97), ("dpmpp_2m", 5, 0.9))
+    asked: list[tuple[Any, ...]] = [(name, 4, 0.97) for name in get_args(Sampler) if name != "flow_euler"]
+    asked += [("ddim", 4, 0.97, "log_snr", 0.7), ("dpmpp_2m", 5, 0.97), ("dpmpp_2m", 5, 0.9),
+              ("dpmpp_2m", 5, 0.9, "trailing")]
     kinds = [choose_sampling(SAMPLING, *options) for options in asked]
     codes = [draw_key_codes(denoiser.model, denoiser.schedule, shape, range(2), kind, CPU) for kind in kinds]
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(codes, 2))
-    for start in (0.0, 1.1):
-        with pytest.raises(RecipeError, match="--start"):
-            choose_sampling(SAMPLING, None, None, start)
