@@ -70,7 +70,9 @@ def train_autoencoder(
         def preview(path: Path) -> Mapping[str, float]:
             fake = reconstruct_uint8(step.averaged, val, device)
             files.write_bytes(path, encode_png(compare_sheet(val, fake)))
-            return {"val_psnr": float(psnr(val, fake).mean())} | entries_hit(step.averaged, val, device)
+            numbers = {"val_psnr": float(psnr(val, fake).mean())} | entries_hit(step.averaged, val, device)
+            step.averaged.retrieval.free()
+            return numbers
 
         with run.lock(), deterministic_algorithms(device):
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
@@ -111,7 +113,6 @@ def entries_hit(model: Autoencoder, images: Tensor, device: torch.device) -> dic
     usage = EntryUsage(model.retrieval)
     with torch.no_grad():
         usage.update(model.retrieval.tile(model.encode(to_float(images.to(device)))))
-    model.retrieval.free()  # of the preview; training has better use for it
     return {"entries_hit": usage.hit_share()}
 
 

@@ -104,5 +104,8 @@ class NoRetrieval(nn.Module):
     def tile(self, code: Tensor) -> Tensor:
         return code
 
+    def free(self) -> None:
+        """Nothing is kept."""
+
     def forward(self, tiled: Tensor) -> Tensor:
         return tiled

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bricscli.nn.retrieval import reference
+from bricscli.nn.retrieval import portable, reference
 from bricscli.nn.retrieval.feature_grid import FeatureGrid, NoRetrieval
 
 #: Index, entries a level at most, key length: no wrap-around, some, and a T that is no power of two.
@@ -68,15 +68,19 @@ def assert_agree(grid: FeatureGrid, keys: Tensor, tolerance: float) -> None:
         assert largest > 0.1 and (found - wanted).abs().max() <= tolerance * largest
 
 
+@pytest.mark.parametrize("batch", [1, 10])  # of 1 no column is interpolated as a whole, of 10 every one
 @pytest.mark.parametrize("entry_channels", [1, 2, 3, 4])  # with 3, a row is no single element
 @pytest.mark.parametrize(("index", "max_entries", "key_length"), VARIANTS)
 def test_training_path_is_the_reference(make_grid: MakeGrid, draw_keys: DrawKeys, index: str, max_entries: int,
-                                        key_length: int, entry_channels: int) -> None:
+                                        key_length: int, entry_channels: int, batch: int) -> None:
     grid = make_grid(index=index, max_entries=max_entries, key_length=key_length, entry_channels=entry_channels)
     assert all(level.dense for level in grid.levels) == (max_entries == 4096)
-    assert_agree(grid, draw_keys(grid), 1e-10)
+    keys = draw_keys(grid, batch=batch)
+    every_level = portable.iter_corners(grid.table.shape, grid.keys(keys), grid.levels, hoist=True)
+    assert [corners.hoisted for corners in every_level] == [batch == 10] * len(grid.levels)
+    assert_agree(grid, keys, 1e-10)
     grid.float()
-    assert_agree(grid, draw_keys(grid), 1e-5)
+    assert_agree(grid, keys.float(), 1e-5)
 
 
 @pytest.mark.parametrize("index", ["modulo", "hash"])
