@@ -15,7 +15,7 @@ def encode(
     checkpoint: options.Checkpoint = None,
     device: options.Device = "auto",
 ) -> None:
-    """Encode every image of a data set into its key code, for train-diffusion.
+    """Encode every image of a data set into its key code, or another latent, for train-diffusion.
 
     The codes go into shards under RUN/codes, with the digest of the autoencoder that made them.
 
@@ -31,5 +31,6 @@ def encode(
     codes = run_encode(directory, data or trained_data(directory, options.DATA_ROOT), device=choose_device(device),
                        checkpoint=checkpoint)
     shape = "x".join(map(str, [*codes.header["shape"][1:], codes.header["shape"][0]]))
-    say(f"{codes.path}: {', '.join(f'{n} {split}' for split, n in codes.splits.items())} key codes of {shape}, by "
+    what = codes.header["kind"].replace("_", " ")
+    say(f"{codes.path}: {', '.join(f'{n} {split}' for split, n in codes.splits.items())} {what} of {shape}, by "
         f"autoencoder {codes.header['autoencoder']['digest'][:8]}.")

@@ -17,7 +17,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,19 +185,20 @@ class ShardSet:
 
 
 def write_shards(
-    out: Path, header: Mapping[str, Any], samples: Iterable[Sample], samples_per_shard: int = 1024
+    out: Path, header: Mapping[str, Any], samples: Iterable[Sample], samples_per_shard: int = 1024,
+    findings: Callable[[], Mapping[str, Any]] = dict,
 ) -> ShardSet:
     """Writes a data set to the new folder `out`: all of it, or nothing.
 
     `header` goes into the manifest and needs a "kind". `samples` is read once and not held; the samples of a split
-    follow one another.
+    follow one another. `findings` is asked at the end for what the header could not know before.
     """
     if "kind" not in header or {"schema", "splits", "shards"} & set(header):
         raise ValueError("header needs `kind`, and leaves `schema`, `splits` and `shards` to write_shards")
     with files.new_directory(out) as folder:
         shards = list(_write_tars(folder, samples, samples_per_shard))
         _require_whole_samples(shards)
-        head = {"schema": SCHEMA, **header, "splits": _count_samples(shards)}
+        head = {"schema": SCHEMA, **header, **findings(), "splits": _count_samples(shards)}
         files.write_text(folder / MANIFEST, _manifest(head, shards))
     return ShardSet.open(out)
 

@@ -1,6 +1,7 @@
 """The denoiser's conventions: what it predicts, how its errors are weighted, its training loss (BRICS section 4).
 
-A key code z in [0, 1] is diffused as x_0 = 2 z - 1 in [-1, 1]; the paper does not say which range its UNet sees.
+A key code z in [0, 1] is diffused as x_0 = 2 z - 1 in [-1, 1]; the paper does not say which range its UNet sees. Other
+latents are divided by their deviation (`Scaling`).
 
 Whatever the schedule, the network sees the variance-preserving x_t = alpha x_0 + sigma noise and its log SNR, and
 predicts one of
@@ -17,6 +18,7 @@ whatever is predicted: the same weight is the same loss for all four.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -47,14 +49,35 @@ class Denoiser(Protocol):
         ...
 
 
-def to_x_0(key_code: Tensor) -> Tensor:
-    """[0, 1] -> [-1, 1]."""
-    return key_code * 2 - 1
+@dataclass(frozen=True)
+class Scaling:
+    """Latent -> x_0: x_0 = (latent - centre) / unit; `limit` is the largest |x_0| that there is."""
+
+    centre: float
+    unit: float
+    limit: float
+
+    def to_x_0(self, latent: Tensor) -> Tensor:
+        return (latent - self.centre) / self.unit
+
+    def to_latent(self, x_0: Tensor) -> Tensor:
+        return self.clip(x_0) * self.unit + self.centre
+
+    def clip(self, x_0: Tensor) -> Tensor:
+        return x_0.clamp(-self.limit, self.limit)
 
 
-def to_key_code(x_0: Tensor) -> Tensor:
-    """[-1, 1] -> [0, 1], clipped."""
-    return ((x_0 + 1) / 2).clamp(0, 1)
+#: Key codes, [0, 1] -> [-1, 1].
+KEY_CODES = Scaling(centre=0.5, unit=0.5, limit=1.0)
+
+
+def latents_of(*, std: float, largest: float) -> Scaling:
+    """Unbounded latents: x_0 of deviation 1, clipped where the training data end (`std`, `largest` over all of it).
+
+    Differs from latent-diffusion (arXiv:2112.10752, App. G), which takes the deviation of one batch, leaves the latents
+    of codebooks as they are, and clips nothing.
+    """
+    return Scaling(centre=0.0, unit=std, limit=largest / std)
 
 
 def draw_times(count: int, generator: torch.Generator) -> Tensor:
@@ -113,17 +136,17 @@ def denoising_loss(denoiser: Denoiser, schedule: Schedule, x_0: Tensor, t: Tenso
 
 
 class PredictData:
-    """A denoiser, asked for x_0 at a log SNR, clipped to the range of a key code.
+    """A denoiser, asked for x_0 at a log SNR, clipped to the range of the data.
 
     From predicted noise, x_0 = (x_t - sigma eps) / alpha divides by alpha of about 5e-3 near pure noise; clipping at
     every step keeps the error of eps from being blown up.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser = denoiser
+    def __init__(self, denoiser: Denoiser, scaling: Scaling) -> None:
+        self.denoiser, self.scaling = denoiser, scaling
 
     def __call__(self, x_t: Tensor, log_snr: Tensor) -> Tensor:
-        """`x_t` `(B, C, H, W)`; `log_snr` scalar; returns x_0 in [-1, 1]."""
+        """`x_t` `(B, C, H, W)`; `log_snr` scalar; returns x_0, of a key code in [-1, 1]."""
         alpha, sigma = (value.to(x_t) for value in alpha_sigma(log_snr))
         prediction = self.denoiser(x_t, log_snr.to(x_t).expand(x_t.shape[0]))
-        return predicted_x_0(self.denoiser.predicts, prediction, x_t, alpha, sigma).clamp(-1, 1)
+        return self.scaling.clip(predicted_x_0(self.denoiser.predicts, prediction, x_t, alpha, sigma))

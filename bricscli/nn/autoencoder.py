@@ -40,6 +40,14 @@ class Autoencoder(nn.Module):
         """`(B, 3, H, W)` in [-1, 1] -> code `(B, C_z, H_z, W_z)`: key codes are in [0, 1], others unbounded."""
         return self.bottleneck(self.encoder(image))
 
+    def latent(self, image: Tensor) -> Tensor:
+        """Image -> what diffusion learns to draw: the code, before a codebook makes one of it."""
+        return self.bottleneck.latent(self.encoder(image))
+
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """Latent -> image."""
+        return self.decode(self.bottleneck.snap(latent))
+
     def decode(self, code: Tensor) -> Tensor:
         """Code -> image `(B, 3, H, W)`, about [-1, 1]."""
         return self.decoder(self.retrieval(self.retrieval.tile(code)))

@@ -2,8 +2,10 @@
 
 `encoded` is `(B, inputs, H_z, W_z)`, unbounded; a code `(B, C, H_z, W_z)`, in (0, 1) if a key code, else unbounded.
 `forward` gives the one code that everything after training uses and changes nothing; `draw` gives training's, with its
-loss, every random number from the generator that is passed. Codes and losses are computed in float32 whatever autocast
-says, or in float64 where `encoded` is that; codebooks are always float32.
+loss, every random number from the generator that is passed. A code is the `snap` of a `latent`, and only codebooks tell
+them apart: a denoiser learns latents, which are continuous, and what it draws is snapped before it is decoded
+(latent-diffusion, arXiv:2112.10752, section 3.1). Codes and losses are computed in float32 whatever autocast says, or
+in float64 where `encoded` is that; codebooks are always float32.
 
 z: the code; mu, sigma: mean and deviation of a KL bottleneck; e: the nearest vector of a codebook; sg: stop-gradient.
 
@@ -11,6 +13,7 @@ Differs from latent-diffusion, VQGAN and RQ-VAE: no 1x1 convolutions around the 
 the decoder's first are linear already.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,14 +39,36 @@ class Coded:
     log: dict[str, float] = field(default_factory=dict)  #: numbers for the log, not weighted
 
 
-class KeyCode(nn.Module):
+class Bottleneck(nn.Module, ABC):
+    """What the five have in common; `inputs` is the number of channels that the encoder has to give."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    @abstractmethod
+    def latent(self, encoded: Tensor) -> Tensor:
+        """What diffusion learns to draw: `(B, C, H_z, W_z)`."""
+
+    def snap(self, latent: Tensor) -> Tensor:
+        """The code that a latent stands for: itself, unless there is a codebook."""
+        return latent
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        return self.snap(self.latent(encoded))
+
+    @abstractmethod
+    def draw(self, encoded: Tensor, generator: torch.Generator) -> Coded:
+        """The code of training and its loss."""
+
+
+class KeyCode(Bottleneck):
     """z = sigmoid(E(x)). Nothing is drawn here: relaxed precision acts on the tiled code (`relax_precision`)."""
 
     def __init__(self, *, channels: int) -> None:
-        super().__init__()
-        self.inputs = channels
+        super().__init__(channels)
 
-    def forward(self, encoded: Tensor) -> Tensor:
+    def latent(self, encoded: Tensor) -> Tensor:
         return torch.sigmoid(_widened(encoded))
 
     def draw(self, encoded: Tensor, generator: torch.Generator) -> Coded:
@@ -51,18 +76,17 @@ class KeyCode(nn.Module):
         return Coded(code, code.new_zeros(()), {"code_std": float(code.detach().std())})
 
 
-class KL(nn.Module):
+class KL(Bottleneck):
     """latent-diffusion's z = mu + sigma eps (arXiv:2112.10752); z = mu after training.
 
     The loss is KL(N(mu, sigma^2) || N(0, 1)): sum or mean (`reduction`) over an image's values, mean over images.
     """
 
     def __init__(self, *, channels: int, weight: float, reduction: Literal["sum", "mean"]) -> None:
-        super().__init__()
-        self.inputs = 2 * channels
+        super().__init__(2 * channels)
         self.weight, self.reduction = weight, reduction
 
-    def forward(self, encoded: Tensor) -> Tensor:
+    def latent(self, encoded: Tensor) -> Tensor:
         mean, _ = _widened(encoded).chunk(2, dim=1)
         return self.bounded(mean)
 
@@ -87,7 +111,7 @@ class KLKeyCode(KL):
         return torch.sigmoid(value)
 
 
-class VQ(nn.Module):
+class VQ(Bottleneck):
     """VQGAN's z = e (arXiv:2012.09841), the codebook learned by its gradient.
 
     L = weight (|sg[E(x)] - e|^2 + commitment |E(x) - sg[e]|^2) (Eq. 9), means over everything.
@@ -96,14 +120,16 @@ class VQ(nn.Module):
     """
 
     def __init__(self, *, channels: int, entries: int, commitment: float, weight: float) -> None:
-        super().__init__()
-        self.inputs = channels
+        super().__init__(channels)
         self.entries, self.commitment, self.weight = entries, commitment, weight
         self.quantiser = _quantiser(channels, entries, learnable_codebook=True, ema_update=False)
         nn.init.uniform_(self.quantiser.codebook, -1 / entries, 1 / entries)  # taming's start
 
-    def forward(self, encoded: Tensor) -> Tensor:
-        return _nearest(self.quantiser, _widened(encoded))[0]
+    def latent(self, encoded: Tensor) -> Tensor:
+        return _widened(encoded)
+
+    def snap(self, latent: Tensor) -> Tensor:
+        return _nearest(self.quantiser, latent)[0]
 
     def draw(self, encoded: Tensor, generator: torch.Generator) -> Coded:
         encoded = _widened(encoded)
@@ -113,7 +139,7 @@ class VQ(nn.Module):
         return Coded(_straight_through(encoded, nearest), self.weight * loss, log)
 
 
-class RQ(nn.Module):
+class RQ(Bottleneck):
     """RQ-VAE's z = e_1 + ... + e_depth (arXiv:2203.01941, Eq. 3-5), each the nearest to what those before left over.
 
     One codebook for all depths, moved towards what chose it by averages of `decay`; entries that less than one vector
@@ -124,13 +150,15 @@ class RQ(nn.Module):
     """
 
     def __init__(self, *, channels: int, entries: int, depth: int, decay: float, weight: float) -> None:
-        super().__init__()
-        self.inputs = channels
+        super().__init__(channels)
         self.entries, self.depth, self.weight = entries, depth, weight
         self.quantiser = _quantiser(channels, entries, decay=decay, threshold_ema_dead_code=1)
 
-    def forward(self, encoded: Tensor) -> Tensor:
-        return self._partial_sums(_widened(encoded), freeze_codebook=True)[0][-1]
+    def latent(self, encoded: Tensor) -> Tensor:
+        return _widened(encoded)
+
+    def snap(self, latent: Tensor) -> Tensor:
+        return self._partial_sums(latent, freeze_codebook=True)[0][-1]
 
     def draw(self, encoded: Tensor, generator: torch.Generator) -> Coded:
         encoded = _widened(encoded)
@@ -149,9 +177,6 @@ class RQ(nn.Module):
             sums.append(sums[-1] + nearest)
             indices.append(index)
         return sums[1:], torch.stack(indices)
-
-
-Bottleneck = KeyCode | KLKeyCode | KL | VQ | RQ
 
 
 def relax_precision(key_code: Tensor, r_max: int, noise: Tensor) -> Tensor:

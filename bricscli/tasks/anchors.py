@@ -17,7 +17,7 @@ from bricscli.run.directory import RunDirectory
 from bricscli.runtime import generator_for
 from bricscli.tasks.encode import CODE, decode_code, open_codes
 from bricscli.tasks.models import load_autoencoder
-from bricscli.tasks.sample import decode_key_codes
+from bricscli.tasks.sample import decode_latents
 
 RECONSTRUCTED, SHUFFLED = "reconstructions of train images", "shuffled key codes"
 
@@ -36,7 +36,7 @@ def decode_anchors(path: Path, count: int, device: torch.device) -> dict[str, Im
     chosen = order(0, len(split), 0)[:count].tolist()
     codes = torch.from_numpy(np.stack([read_sample(split, i, decode, CODE) for i in chosen]))
     kinds = {RECONSTRUCTED: codes, SHUFFLED: shuffle_positions(codes)}
-    return {name: _collection(name, decode_key_codes(autoencoder.model, kind, device)) for name, kind in kinds.items()}
+    return {name: _collection(name, decode_latents(autoencoder.model, kind, device)) for name, kind in kinds.items()}
 
 
 def shuffle_positions(codes: Tensor, seed: int = 0) -> Tensor:

@@ -1,11 +1,14 @@
-"""`brics encode`: image shards -> key-code shards, which name the autoencoder that made them.
+"""`brics encode`: image shards -> shards of key codes or other latents, which name the autoencoder that made them.
 
 A sample is `<key>.code.npy`, and `<key>.flip.npy` for the mirrored image where the recipe mirrors: float16
-`(C_z, H_z, W_z)` in [0, 1]. Rounding to float16 (at most 2.5e-4) lies far below the precision that the decoder is
-trained to tolerate, 1 / (4 r_max).
+`(C_z, H_z, W_z)`. Key codes are in [0, 1]; rounding to float16 (at most 2.5e-4) lies far below the precision that the
+decoder is trained to tolerate, 1 / (4 r_max). Other latents are unbounded, and the manifest says how far those of the
+train split spread (`latents`: "std" of all values, and "largest", the greatest |value|).
 """
 
 import io
+import itertools
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -29,18 +32,14 @@ IMAGES_AT_A_TIME = 64
 
 
 def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: str | None = None) -> ShardSet:
-    """Key codes of every image of `data` into the run's `codes/`; older codes of the run are replaced when done.
+    """Latents of every image of `data` into the run's `codes/`; older ones of the run are replaced when done.
 
-    Raises DataError for data that does not fit the autoencoder, MismatchError for another kind of run or of code.
+    Raises DataError for data that does not fit the autoencoder, MismatchError for another kind of run.
     """
     autoencoder = load_autoencoder(run, device, checkpoint)
-    if not autoencoder.recipe.has_key_codes:
-        raise MismatchError(f"{run.path}: its codes (bottleneck `{autoencoder.recipe.bottleneck.kind}`) are unbounded, "
-                            "and diffusion here is on key codes in [0, 1]. Choose a run with bottleneck `key_code` or "
-                            "`kl_key_code`.")
     images = open_images(data, autoencoder.recipe)
     header = {
-        "kind": "key_codes",
+        "kind": "key_codes" if autoencoder.recipe.has_key_codes else "latents",
         "autoencoder": {"run": run.name, "digest": autoencoder.digest},
         "images": describe_data(images),
         "shape": list(autoencoder.code_shape),
@@ -54,7 +53,9 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
         fresh = run.path / "codes-new"
         if fresh.exists():
             files.remove_directory(fresh)
-        write_shards(fresh, header, _samples(autoencoder, images, device))
+        spread = _Spread()
+        findings = dict if autoencoder.recipe.has_key_codes else spread.describe
+        write_shards(fresh, header, _samples(autoencoder, images, device, spread), findings=findings)
         if run.codes.exists():
             files.remove_directory(run.codes)
         fresh.rename(run.codes)
@@ -63,7 +64,7 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
 
 
 def open_codes(run: RunDirectory, autoencoder: LoadedAutoencoder) -> ShardSet:
-    """The run's key codes. Raises DataError where there are none, MismatchError where other weights made them."""
+    """The run's key codes or latents. Raises DataError where there are none, MismatchError where others made them."""
     if not run.codes.exists():
         raise DataError(f"{run.codes}: no key codes yet. Make them with `brics encode --run {run.path}`.")
     codes = ShardSet.open(run.codes)
@@ -79,8 +80,29 @@ def decode_code(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """The contents of a member -> float16 `(C_z, H_z, W_z)`. Raises ValueError where they are something else."""
     code = np.load(io.BytesIO(data), allow_pickle=False)
     if code.dtype != np.float16 or code.shape != shape:
-        raise ValueError(f"expected a float16 key code {shape}, found {code.dtype} {code.shape}")
+        raise ValueError(f"expected a float16 code {shape}, found {code.dtype} {code.shape}")
     return code
+
+
+class _Spread:
+    """Deviation and largest size of all values of the latents that are added, in whatever portions."""
+
+    def __init__(self) -> None:
+        self.count, self.sum, self.squares, self.largest = 0, 0.0, 0.0, 0.0
+
+    def add(self, latent: np.ndarray) -> None:
+        """One latent, of any shape."""
+        wide = latent.astype(np.float64)
+        self.count += wide.size
+        self.sum += float(wide.sum())
+        self.squares += float(np.square(wide).sum())
+        self.largest = max(self.largest, float(np.abs(wide).max()))
+
+    def describe(self) -> dict[str, dict[str, float]]:
+        """For the manifest."""
+        mean = self.sum / self.count
+        std = math.sqrt(max(0.0, self.squares / self.count - mean * mean))
+        return {"latents": {"std": std, "largest": self.largest}}
 
 
 def _existing(path: Path) -> ShardSet | None:
@@ -90,20 +112,28 @@ def _existing(path: Path) -> ShardSet | None:
         return None
 
 
-def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.device) -> Iterator[Sample]:
+def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.device, spread: _Spread
+             ) -> Iterator[Sample]:
     recipe = autoencoder.recipe
     decode = partial(decode_image, resolution=recipe.data.resolution)
     for split_name in images.splits:
         split = images.split(split_name)
-        keys = iter(split.keys)
+        numbers = itertools.count()
         batches = in_order(split, decode, "png", IMAGES_AT_A_TIME)
         for batch in track(batches, len(split), f"encoding {split_name}", "images", size=len):
             real = to_float(torch.from_numpy(batch))
-            codes = {CODE: in_passes(autoencoder.model.encode, real, device).half().numpy()}
+            codes = {CODE: in_passes(autoencoder.model.latent, real, device).half().numpy()}
             if recipe.data.flip:
-                codes[FLIP] = in_passes(autoencoder.model.encode, real.flip(-1), device).half().numpy()
-            for i in range(len(batch)):
-                yield split_name, next(keys), {name: _to_npy(array[i]) for name, array in codes.items()}
+                codes[FLIP] = in_passes(autoencoder.model.latent, real.flip(-1), device).half().numpy()
+            for i, number in zip(range(len(batch)), numbers, strict=False):
+                latents = {name: array[i] for name, array in codes.items()}
+                for latent in latents.values():
+                    if not np.isfinite(latent).all():
+                        raise DataError(f"{split.where(number, 'png')}: its latent is too large for float16, or not a "
+                                        "number. Train the autoencoder again, with a smaller learning rate.")
+                    if split_name == "train":
+                        spread.add(latent)
+                yield split_name, split.keys[number], {name: _to_npy(latent) for name, latent in latents.items()}
 
 
 def _to_npy(array: np.ndarray) -> bytes:

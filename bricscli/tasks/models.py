@@ -1,5 +1,6 @@
 """Runs on disk -> modules that can be used, checked to belong together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -7,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from bricscli.build import build_autoencoder, build_denoiser, build_schedule
+from bricscli.diffusion.denoiser import KEY_CODES, Scaling, latents_of
 from bricscli.diffusion.schedule import Schedule
 from bricscli.errors import DataError, MismatchError
 from bricscli.nn.autoencoder import Autoencoder
@@ -50,6 +52,7 @@ class LoadedDenoiser:
     recipe: DiffusionRecipe
     model: UNet
     schedule: Schedule
+    scaling: Scaling
     digest: str
     autoencoder: LoadedAutoencoder
 
@@ -89,7 +92,14 @@ def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
     model = build_denoiser(recipe, channels, size)
     _fill(model, checkpoint.weights, path)
     model.to(device).eval().requires_grad_(False)
-    return LoadedDenoiser(run.name, recipe, model, build_schedule(recipe.schedule), checkpoint.digest, autoencoder)
+    scaling = scaling_of(autoencoder.recipe, expected.get("latents", {}))
+    return LoadedDenoiser(run.name, recipe, model, build_schedule(recipe.schedule), scaling, checkpoint.digest,
+                          autoencoder)
+
+
+def scaling_of(recipe: AutoencoderRecipe, latents: Mapping[str, float]) -> Scaling:
+    """How the denoiser sees an autoencoder's codes; `latents` is what their manifest says of them, if no key codes."""
+    return KEY_CODES if recipe.has_key_codes else latents_of(**latents)
 
 
 def recipe_of(run: RunDirectory, kind: type[R]) -> R:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bricscli import files
 from bricscli.data.images import encode_png, to_uint8
-from bricscli.diffusion.denoiser import PredictData, to_key_code
+from bricscli.diffusion.denoiser import PredictData, Scaling
 from bricscli.diffusion.samplers import run_sampler
 from bricscli.diffusion.schedule import Schedule
 from bricscli.diffusion.step_grids import STEP_GRIDS
@@ -80,25 +80,25 @@ def iter_samples(denoiser: LoadedDenoiser, seeds: Sequence[int], sampling: Sampl
     """Draws one image per seed, `batch_size` at a time."""
     for start in range(0, len(seeds), batch_size):
         chosen = seeds[start : start + batch_size]
-        codes = draw_key_codes(denoiser.model, denoiser.schedule, denoiser.autoencoder.code_shape, chosen, sampling,
-                               device)
-        yield ImageBatch(decode_key_codes(denoiser.autoencoder.model, codes, device), chosen)
+        latents = draw_latents(denoiser.model, denoiser.schedule, denoiser.scaling, denoiser.autoencoder.code_shape,
+                               chosen, sampling, device)
+        yield ImageBatch(decode_latents(denoiser.autoencoder.model, latents, device), chosen)
 
 
-def draw_key_codes(denoiser: UNet, schedule: Schedule, code_shape: tuple[int, int, int], seeds: Sequence[int],
-                   sampling: SamplingSpec, device: torch.device) -> Tensor:
-    """`(len(seeds), C_z, H_z, W_z)` in [0, 1], on the CPU."""
-    log_snr, predict = step_levels(sampling, schedule), PredictData(denoiser)
+def draw_latents(denoiser: UNet, schedule: Schedule, scaling: Scaling, shape: tuple[int, int, int],
+                 seeds: Sequence[int], sampling: SamplingSpec, device: torch.device) -> Tensor:
+    """Key codes in [0, 1], or other latents: `(len(seeds), *shape)` on the CPU."""
+    log_snr, predict = step_levels(sampling, schedule), PredictData(denoiser, scaling)
 
     def draw(rows: Tensor) -> Tensor:
         chosen = [seeds[row] for row in rows.tolist()]
 
         def noise(*step: int) -> Tensor:
             """Of every seed its own: what x_t starts as, or what is added at a step."""
-            return torch.stack([torch.randn(code_shape, generator=generator_for(seed, "sample", *step))
+            return torch.stack([torch.randn(shape, generator=generator_for(seed, "sample", *step))
                                 for seed in chosen]).to(device)
 
-        return to_key_code(run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta))
+        return scaling.to_latent(run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta))
 
     return in_passes(draw, torch.arange(len(seeds)), device)
 
@@ -111,9 +111,9 @@ def step_levels(sampling: SamplingSpec, schedule: Schedule) -> Tensor:
     return log_snr
 
 
-def decode_key_codes(autoencoder: Autoencoder, codes: Tensor, device: torch.device) -> Tensor:
-    """Key codes `(B, C_z, H_z, W_z)` in [0, 1] -> uint8 images `(B, 3, H, W)`, on the CPU."""
-    return in_passes(lambda code: to_uint8(autoencoder.decode(code)), codes.float(), device)
+def decode_latents(autoencoder: Autoencoder, latents: Tensor, device: torch.device) -> Tensor:
+    """Latents `(B, C_z, H_z, W_z)` -> uint8 images `(B, 3, H, W)`, on the CPU."""
+    return in_passes(lambda latent: to_uint8(autoencoder.decode_latent(latent)), latents.float(), device)
 
 
 def choose_sampling(recipe: SamplingSpec, sampler: str | None, steps: int | None, start: float | None = None,

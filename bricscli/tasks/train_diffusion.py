@@ -21,8 +21,8 @@ from bricscli.run.provenance import describe_process
 from bricscli.runtime import deterministic_algorithms
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
-from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder, recipe_of
-from bricscli.tasks.sample import decode_key_codes, draw_key_codes
+from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder, recipe_of, scaling_of
+from bricscli.tasks.sample import decode_latents, draw_latents
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep
 
@@ -39,7 +39,7 @@ def train_denoiser(
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
 ) -> RunDirectory:
-    """Trains, or goes on training, the denoiser of `recipe` on the key codes of an autoencoder's run.
+    """Trains, or goes on training, the denoiser of `recipe` on the key codes or latents of an autoencoder's run.
 
     The run keeps a copy of the autoencoder's weights, so that it can be sampled by itself, whatever becomes of the
     autoencoder's run. Raises DataError where there are no codes, MismatchError where other weights made them.
@@ -49,6 +49,8 @@ def train_denoiser(
     recipe.check_code_size(autoencoder.recipe.code_size)
     codes = open_codes(autoencoder_run, autoencoder)
     training, shape = recipe.training, autoencoder.code_shape
+    latents = {"latents": codes.header["latents"]} if "latents" in codes.header else {}
+    scaling = scaling_of(autoencoder.recipe, codes.header.get("latents", {}))
     train_codes = codes.split("train")
     if training.flip and FLIP not in train_codes.extensions:
         warn(f"{codes.path}: holds no mirrored key codes (data.flip of the autoencoder is false); training.flip is "
@@ -57,19 +59,21 @@ def train_denoiser(
     with BatchReader(train_codes, partial(decode_code, shape=shape), CODE, training.batch_size, training.seed,
                      flip_extension=flip) as reader:
         run = RunDirectory.create(run_path, recipe, {
-            "kind": recipe.kind, "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest},
+            "kind": recipe.kind,
+            "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest} | latents,
             "data": describe_data(codes),
             "overrides": list(overrides), "device": device.type, "process": describe_process()})
         check_same_autoencoder(run, autoencoder)
         check_same_data(run, codes)
-        step = DiffusionStep(recipe, device, channels=shape[0], size=shape[1])
+        step = DiffusionStep(recipe, device, scaling, channels=shape[0], size=shape[1])
 
         def read_batch(number: int) -> Tensor:
             return torch.from_numpy(reader.batch(number)[0]).to(device).float()
 
         def preview(path: Path) -> Mapping[str, float]:
-            drawn = draw_key_codes(step.averaged, step.schedule, shape, PREVIEW_SEEDS, recipe.sampling, device)
-            images = decode_key_codes(autoencoder.model, drawn, device)
+            drawn = draw_latents(step.averaged, step.schedule, scaling, shape, PREVIEW_SEEDS, recipe.sampling,
+                                 device)
+            images = decode_latents(autoencoder.model, drawn, device)
             files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
             return {}
 

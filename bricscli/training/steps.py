@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bricscli.build import build_autoencoder, build_denoiser, build_discriminator, build_schedule
-from bricscli.diffusion.denoiser import denoising_loss, draw_times, to_x_0
+from bricscli.diffusion.denoiser import Scaling, denoising_loss, draw_times
 from bricscli.losses.adversarial import ADVERSARIAL, adaptive_weight, gradient_penalty
 from bricscli.losses.reconstruction import l1_loss, l2_loss
 from bricscli.nn.autoencoder import Autoencoder
@@ -141,10 +141,11 @@ class AutoencoderStep:
 
 
 class DiffusionStep:
-    """Denoising of key codes (section 4, App. A.6), in `training.accumulate` parts of a batch."""
+    """Denoising of key codes (section 4, App. A.6) or other latents, in `training.accumulate` parts of a batch."""
 
-    def __init__(self, recipe: DiffusionRecipe, device: torch.device, *, channels: int, size: int) -> None:
-        self.recipe, self.device = recipe, device
+    def __init__(self, recipe: DiffusionRecipe, device: torch.device, scaling: Scaling, *, channels: int,
+                 size: int) -> None:
+        self.recipe, self.device, self.scaling = recipe, device, scaling
         training = recipe.training
         torch.manual_seed(derive_seed(training.seed, "weights"))
         model = build_denoiser(recipe, channels, size).to(device)
@@ -155,10 +156,10 @@ class DiffusionStep:
     def averaged(self) -> UNet:
         return self.denoiser.averaged
 
-    def __call__(self, step: int, key_code: Tensor, /) -> dict[str, float]:
-        """`key_code` `(B, C_z, H_z, W_z)` in [0, 1]; returns the numbers for the log. Raises NonFiniteError."""
+    def __call__(self, step: int, latent: Tensor, /) -> dict[str, float]:
+        """`latent` `(B, C_z, H_z, W_z)`, as encoded; returns the numbers for the log. Raises NonFiniteError."""
         training, log = self.recipe.training, Means()
-        norm = self.denoiser.differentiate("loss", self._losses(step, to_x_0(key_code), log))
+        norm = self.denoiser.differentiate("loss", self._losses(step, self.scaling.to_x_0(latent), log))
         self.denoiser.update(step, learning_rate_at(
             step * training.batch_size, peak=training.learning_rate, warmup=training.warmup_images,
             decay=training.decay_images))

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from bricscli.diffusion.denoiser import (
+    KEY_CODES,
     SHARES,
     PredictData,
     Weight,
     denoising_loss,
     draw_times,
+    latents_of,
     loss_weight,
     predicted_x_0,
     target,
-    to_key_code,
-    to_x_0,
 )
 from bricscli.diffusion.schedule import ChenCosine, Flow, Schedule, alpha_sigma
 from bricscli.nn.unet import Prediction
@@ -60,9 +60,20 @@ def data(count: int = 8) -> tuple[Tensor, Tensor]:
 
 def test_ranges() -> None:
     code = torch.tensor([0.0, 0.25, 1.0])
-    assert to_x_0(code).tolist() == [-1, -0.5, 1]
-    assert torch.equal(to_key_code(to_x_0(code)), code)
-    assert to_key_code(torch.tensor([-1.5, 3.0])).tolist() == [0, 1]
+    assert KEY_CODES.to_x_0(code).tolist() == [-1, -0.5, 1]
+    assert torch.equal(KEY_CODES.to_latent(KEY_CODES.to_x_0(code)), code)
+    assert KEY_CODES.to_latent(torch.tensor([-1.5, 3.0])).tolist() == [0, 1]
+
+
+def test_unbounded_latents_have_deviation_1_and_end_where_the_data_end() -> None:
+    latents = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
+    scaling = latents_of(std=float(latents.std(correction=0)), largest=float(latents.abs().max()))
+    x_0 = scaling.to_x_0(latents)
+    assert float(x_0.std(correction=0)) == pytest.approx(1)
+    torch.testing.assert_close(scaling.to_latent(x_0), latents)
+    assert scaling.to_latent(torch.tensor([1e6, -1e6])).tolist() == pytest.approx(
+        [float(latents.abs().max()), -float(latents.abs().max())])
+    assert float(PredictData(Silent(), scaling)(torch.full((1, 1, 1, 1), 1e9), torch.tensor(0.0))) == pytest.approx(scaling.limit)
 
 
 def test_every_prediction_is_here() -> None:
@@ -162,16 +173,16 @@ def test_data_from_predictions(predicts: Prediction, log_snr: float) -> None:
     level = torch.tensor(log_snr, dtype=torch.float64)
     alpha, sigma = alpha_sigma(level)
     knowing = Knowing(x_0, predicts)
-    torch.testing.assert_close(PredictData(knowing)(alpha * x_0 + sigma * noise, level), x_0)
+    torch.testing.assert_close(PredictData(knowing, KEY_CODES)(alpha * x_0 + sigma * noise, level), x_0)
     assert knowing.log_snr.tolist() == [log_snr] * 3
     knowing.x_0 = 3 * x_0
-    found = PredictData(knowing)(alpha * x_0 + sigma * noise, level)
+    found = PredictData(knowing, KEY_CODES)(alpha * x_0 + sigma * noise, level)
     torch.testing.assert_close(found, (3 * x_0).clamp(-1, 1))
 
 
 def test_data_is_clipped_to_the_range_of_key_codes() -> None:
     x_t = torch.tensor([-4.0, 0.1, 4.0]).view(3, 1, 1, 1)
-    found = PredictData(Silent())(x_t, torch.tensor(0.0, dtype=torch.float64))
+    found = PredictData(Silent(), KEY_CODES)(x_t, torch.tensor(0.0, dtype=torch.float64))
     assert found.dtype == torch.float32
     assert found.flatten().tolist() == pytest.approx([-1, 0.1 * 2**0.5, 1])
 

@@ -42,6 +42,19 @@ def same(a: Coded, b: Coded) -> bool:
 
 
 @pytest.mark.parametrize("name", BUILD)
+def test_a_code_is_its_latent_snapped(name: str) -> None:
+    """Only codebooks move a latent, and none moves what it made itself."""
+    bottleneck = build(name)
+    x = encoded(bottleneck)
+    latent, code = bottleneck.latent(x), bottleneck(x)
+    assert torch.equal(bottleneck.snap(latent), code)
+    assert torch.equal(latent, code) == (name not in QUANTISED)
+    if name == "vq":
+        assert torch.equal(latent, x), "what the encoder says, as latent-diffusion diffuses it"
+        torch.testing.assert_close(bottleneck.snap(code), code)
+
+
+@pytest.mark.parametrize("name", BUILD)
 def test_only_the_generator_decides(name: str) -> None:
     """Not torch's global generator, which stays as it was; `forward` changes nothing, `draw` only RQ's codebook."""
     bottleneck = build(name)

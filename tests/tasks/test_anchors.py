@@ -11,7 +11,7 @@ from bricscli.errors import DataError
 from bricscli.tasks.anchors import decode_anchors, shuffle_positions
 from bricscli.tasks.encode import CODE, decode_code, open_codes
 from bricscli.tasks.models import load_autoencoder
-from bricscli.tasks.sample import decode_key_codes
+from bricscli.tasks.sample import decode_latents
 
 CPU = torch.device("cpu")
 Trained = Any  # tests/tasks/conftest.py
@@ -45,7 +45,7 @@ def test_decoded_anchors(trained: Trained) -> None:
     for anchor, wanted in zip(anchors.values(), (codes, shuffle_positions(codes)), strict=True):
         found = np.concatenate(list(anchor.batches(4)))
         assert (anchor.count, anchor.shape, found.dtype) == (6, (16, 16), np.uint8)
-        assert np.array_equal(found, decode_key_codes(autoencoder.model, wanted, CPU).numpy())
+        assert np.array_equal(found, decode_latents(autoencoder.model, wanted, CPU).numpy())
 
 
 def test_too_few_codes(trained: Trained) -> None:

@@ -13,6 +13,7 @@ import torch
 from bricscli.data.images import decode_image, to_float
 from bricscli.data.shards import ShardSet
 from bricscli.errors import BricsError, DataError, MismatchError
+from bricscli.nn.autoencoder import Autoencoder
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.tasks import encode as task
@@ -121,27 +122,43 @@ def test_what_is_refused(copied: Trained, tmp_path: Path) -> None:
         open_codes(run, load_autoencoder(run, CPU))
 
 
-def test_codes_that_are_no_key_codes_are_refused(
-    trained: Trained, tiny_autoencoder: Callable[..., AutoencoderRecipe], tmp_path: Path, method: dict[str, Any]
+def test_of_every_method(
+    trained: Trained, tiny_autoencoder: Callable[..., AutoencoderRecipe], tmp_path: Path, method: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of every method: key codes become shards of their shape, other codes one line."""
+    """Key codes are in [0, 1]; of other latents the manifest says how far the train split spreads."""
     recipe = tiny_autoencoder(**method | {"training": {"images": 4}, "losses": {"adversarial": 0}})
     run = train_autoencoder(recipe, trained.data, tmp_path / "run", device=CPU)
+    codes = encode(run, trained.data, device=CPU)
+    assert tuple(codes.header["shape"]) == recipe.code_shape
+    split = codes.split("train")
+    arrays = np.stack([decode_code(split.read(i, kind), recipe.code_shape) for i in range(len(split))
+                       for kind in (CODE, FLIP)]).astype(np.float64)
     if recipe.has_key_codes:
-        codes = encode(run, trained.data, device=CPU)
-        assert tuple(codes.header["shape"]) == recipe.code_shape
-        code = decode_code(codes.split("val").read(0, CODE), recipe.code_shape)
-        assert code.min() >= 0 and code.max() <= 1
+        assert codes.header["kind"] == "key_codes" and "latents" not in codes.header
+        assert arrays.min() >= 0 and arrays.max() <= 1
         return
-    with pytest.raises(MismatchError, match=rf"run: its codes \(bottleneck `{recipe.bottleneck.kind}`\) are unbounded"
-                                            r".*Choose a run with bottleneck `key_code` or `kl_key_code`\.$"):
-        encode(run, trained.data, device=CPU)
-    assert not run.codes.exists() and not (run.path / "codes-new").exists()
+    assert codes.header["kind"] == "latents"
+    assert codes.header["latents"] == pytest.approx({"std": arrays.std(), "largest": np.abs(arrays).max()}, rel=1e-9)
+    before = folder_bytes(run.codes)
+    shutil.rmtree(run.codes)
+    monkeypatch.setattr(task, "IMAGES_AT_A_TIME", 5)
+    encode(run, trained.data, device=CPU)
+    assert folder_bytes(run.codes) == before
+
+
+def test_a_latent_that_float16_cannot_hold(copied: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = copied.autoencoder
+    shutil.rmtree(run.codes)
+    monkeypatch.setattr(Autoencoder, "latent", lambda self, image: torch.full((len(image), *SHAPE), 1e5))
+    with pytest.raises(DataError, match=r"\.png: its latent is too large for float16.*smaller learning rate"):
+        encode(run, copied.data, device=CPU)
+    assert not run.codes.exists()
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 8, 4), np.float16), np.zeros(SHAPE, np.float32)])
 def test_a_member_that_is_no_key_code(array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"expected a float16 key code"):
+    with pytest.raises(ValueError, match=r"expected a float16 code"):
         decode_code(to_npy(array), SHAPE)
 
 

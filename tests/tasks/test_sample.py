@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bricscli.data.images import decode_image
-from bricscli.diffusion.denoiser import PredictData, to_key_code
+from bricscli.diffusion.denoiser import KEY_CODES, PredictData
 from bricscli.diffusion.samplers import run_sampler
 from bricscli.errors import DataError, MismatchError, RecipeError
 from bricscli.recipe.specs import Sampler, SamplingSpec
@@ -25,7 +25,7 @@ from bricscli.tasks.sample import (
     choose_sampling,
     choose_seeds,
     describe_seeds,
-    draw_key_codes,
+    draw_latents,
     iter_samples,
     newest_samples,
     sample_to_folder,
@@ -88,9 +88,10 @@ def test_codes_come_from_the_sampler_and_the_seeds_own_noise(denoiser: LoadedDen
     for sampling in (SAMPLING, NOISY):
         log_snr = step_levels(sampling, denoiser.schedule)
         with torch.no_grad():
-            x_0 = run_sampler(sampling.sampler, PredictData(denoiser.model), noise(), log_snr, noise, sampling.eta)
-        codes = draw_key_codes(denoiser.model, denoiser.schedule, shape, range(8), sampling, CPU)
-        torch.testing.assert_close(codes, to_key_code(x_0))
+            predict = PredictData(denoiser.model, KEY_CODES)
+            x_0 = run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta)
+        codes = draw_latents(denoiser.model, denoiser.schedule, KEY_CODES, shape, range(8), sampling, CPU)
+        torch.testing.assert_close(codes, KEY_CODES.to_latent(x_0))
         assert codes.min() >= 0 and codes.max() <= 1 and codes.std() > 0.05
 
 
@@ -252,5 +253,5 @@ def test_the_sampler_is_the_one_asked_for(denoiser: LoadedDenoiser) -> None:
     asked += [("ddim", 4, 0.97, "log_snr", 0.7), ("dpmpp_2m", 5, 0.97), ("dpmpp_2m", 5, 0.9),
               ("dpmpp_2m", 5, 0.9, "trailing")]
     kinds = [choose_sampling(SAMPLING, *options) for options in asked]
-    codes = [draw_key_codes(denoiser.model, denoiser.schedule, shape, range(2), kind, CPU) for kind in kinds]
+    codes = [draw_latents(denoiser.model, denoiser.schedule, KEY_CODES, shape, range(2), kind, CPU) for kind in kinds]
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(codes, 2))

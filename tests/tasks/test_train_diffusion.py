@@ -5,19 +5,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from bricscli import files
+from bricscli.data.images import to_uint8
 from bricscli.errors import BricsError, DataError, MismatchError, RecipeError
 from bricscli.recipe.load import load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.recipe.specs import SamplingSpec
 from bricscli.run.checkpoint import list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics
-from bricscli.tasks.encode import encode
+from bricscli.tasks.encode import CODE, decode_code, encode
+from bricscli.tasks.models import load_denoiser
 from bricscli.tasks.prepare import prepare_toy
+from bricscli.tasks.sample import draw_latents, iter_samples
+from bricscli.tasks.train_ae import train_autoencoder
 from bricscli.tasks.train_diffusion import describe_plan, train_denoiser
 
 CPU = torch.device("cpu")
@@ -58,6 +64,30 @@ def test_training_sees_codes_and_mirrored_codes(
         return (list_checkpoints(run.checkpoints)[-1] / "training.safetensors").read_bytes()
 
     assert weights("a") == weights("b") != weights("c", flip=False)
+
+
+@pytest.mark.parametrize("method", ["ldm", "vqgan", "rq_vae"], indirect=True)
+def test_latents_that_are_no_key_codes(
+    trained: Trained, tmp_path: Path, tiny_autoencoder: Callable[..., AutoencoderRecipe],
+    tiny_diffusion: Callable[..., DiffusionRecipe], method: dict[str, Any]
+) -> None:
+    """latent-diffusion: the cache's deviation is x_0's unit; what is drawn is snapped before it is decoded."""
+    autoencoder = tiny_autoencoder(**method | {"training": {"images": 4}, "losses": {"adversarial": 0}})
+    first = train_autoencoder(autoencoder, trained.data, tmp_path / "first", device=CPU)
+    codes = encode(first, trained.data, device=CPU)
+    run = train_denoiser(tiny_diffusion(), first.path, tmp_path / "run", device=CPU)
+    denoiser = load_denoiser(run, CPU)
+    assert denoiser.scaling.unit == codes.header["latents"]["std"]
+    split, shape = codes.split("train"), denoiser.autoencoder.code_shape
+    latents = torch.from_numpy(np.stack([decode_code(split.read(i, CODE), shape) for i in range(len(split))])).float()
+    assert 0.8 < float(denoiser.scaling.to_x_0(latents).std()) < 1.25, "the mirrored ones count as well"
+    sampling, model = SamplingSpec(steps=3), denoiser.autoencoder.model
+    drawn = draw_latents(denoiser.model, denoiser.schedule, denoiser.scaling, shape, range(3), sampling, CPU)
+    with torch.no_grad():
+        images = to_uint8(model.decode(model.bottleneck.snap(drawn)))
+    batch = next(iter_samples(denoiser, range(3), sampling, CPU))
+    assert (batch.images.int() - images.int()).abs().max() <= 1, "another width of the pass rounds elsewhere"
+    assert drawn.abs().max() <= codes.header["latents"]["largest"] * (1 + 1e-6)
 
 
 def test_codes_of_another_checkpoint_are_refused(copied: Trained) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bricscli.build import build_autoencoder
+from bricscli.diffusion.denoiser import KEY_CODES
 from bricscli.errors import BricsError, InterruptedRun, RecipeError
 from bricscli.recipe.load import dump_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
@@ -43,7 +44,7 @@ class Job:
     def make_step(self) -> Step:
         if isinstance(self.recipe, AutoencoderRecipe):
             return AutoencoderStep(self.recipe, CPU, None)
-        return DiffusionStep(self.recipe, CPU, channels=2, size=8)
+        return DiffusionStep(self.recipe, CPU, KEY_CODES, channels=2, size=8)
 
     def train(self, events: Events = {}, *, save_every: float = 600.0, step: Step | None = None) -> Path:  # noqa: B006
         shape = (3, 16, 16) if isinstance(self.recipe, AutoencoderRecipe) else (2, 8, 8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bricscli.diffusion.denoiser import Weight, denoising_loss, draw_times, to_x_0
+from bricscli.diffusion.denoiser import KEY_CODES, Weight, denoising_loss, draw_times
 from bricscli.diffusion.schedule import Flow
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
@@ -192,7 +192,7 @@ def test_steps_are_a_function_of_seed_and_number(
     def one(seed: int, number: int) -> list[dict[str, Tensor]]:
         torch.manual_seed(torch.seed())  # whatever was drawn before
         a = AutoencoderStep(tiny_autoencoder(training={"seed": seed}), CPU, None)
-        b = DiffusionStep(tiny_diffusion(training={"seed": seed}), CPU, channels=2, size=8)
+        b = DiffusionStep(tiny_diffusion(training={"seed": seed}), CPU, KEY_CODES, channels=2, size=8)
         a(number, batch())
         b(number, codes())
         return [everything(a), everything(b)]
@@ -211,13 +211,13 @@ def test_diffusion_step(tiny_diffusion: MakeDiffusion, predicts: str, weight: We
     """Against a step written out here: prediction on 2 z - 1, clipped, with the warm-up's learning rate."""
     denoising = {"predicts": predicts, "weight": weight, "gamma": gamma}
     recipe = tiny_diffusion(denoising=denoising, schedule={"kind": "flow"}, training={"gradient_clip": 0.05})
-    step = DiffusionStep(recipe, CPU, channels=2, size=8)
+    step = DiffusionStep(recipe, CPU, KEY_CODES, channels=2, size=8)
     model, key_code = copy.deepcopy(step.denoiser.model), codes()
     before = everything(step)
     log = step(1, key_code)
     t = draw_times(4, generator_for(3, "time", 1))
     noise = torch.randn(4, 2, 8, 8, generator=generator_for(3, "noise", 1))
-    loss = denoising_loss(model, step.schedule, to_x_0(key_code), t, noise, weight=weight, gamma=gamma)
+    loss = denoising_loss(model, step.schedule, KEY_CODES.to_x_0(key_code), t, noise, weight=weight, gamma=gamma)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), 0.05)
     torch.optim.Adam(model.parameters(), lr=8e-4 * 5 / 8).step()  # 4 images were seen, 8 are the warm-up
@@ -231,8 +231,8 @@ def test_diffusion_step(tiny_diffusion: MakeDiffusion, predicts: str, weight: We
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_parts_of_a_batch_of_codes_add_up_to_it(tiny_diffusion: MakeDiffusion, parts: int) -> None:
-    whole = DiffusionStep(tiny_diffusion(), CPU, channels=2, size=8)
-    divided = DiffusionStep(tiny_diffusion(training={"accumulate": parts}), CPU, channels=2, size=8)
+    whole = DiffusionStep(tiny_diffusion(), CPU, KEY_CODES, channels=2, size=8)
+    divided = DiffusionStep(tiny_diffusion(training={"accumulate": parts}), CPU, KEY_CODES, channels=2, size=8)
     log, seen = whole(0, codes()), []
     divided.denoiser.model.register_forward_hook(lambda module, given, answer: seen.append(len(answer)))
     assert divided(0, codes()) == pytest.approx(log, rel=1e-5)
@@ -244,8 +244,8 @@ def test_parts_of_a_batch_of_codes_add_up_to_it(tiny_diffusion: MakeDiffusion, p
 
 def test_bf16_of_a_denoiser_is_autocast_and_close(tiny_diffusion: MakeDiffusion) -> None:
     """Weights and averages stay fp32; the loss agrees to bfloat16's 8 bits."""
-    exact = DiffusionStep(tiny_diffusion(), CPU, channels=2, size=8)
-    half = DiffusionStep(tiny_diffusion(training={"precision": "bf16"}), CPU, channels=2, size=8)
+    exact = DiffusionStep(tiny_diffusion(), CPU, KEY_CODES, channels=2, size=8)
+    half = DiffusionStep(tiny_diffusion(training={"precision": "bf16"}), CPU, KEY_CODES, channels=2, size=8)
     for step in (exact, half):  # a network that starts at 0 gives 0 in any precision
         torch.nn.init.normal_(step.denoiser.model.out.weight, generator=torch.Generator().manual_seed(0))
     wanted, found = exact(0, codes())["loss"], half(0, codes())["loss"]
@@ -257,13 +257,13 @@ def test_bf16_of_a_denoiser_is_autocast_and_close(tiny_diffusion: MakeDiffusion)
 def test_every_prediction_learns_one_batch(tiny_diffusion: MakeDiffusion, predicts: str) -> None:
     recipe = tiny_diffusion(denoising={"predicts": predicts, "weight": "min_snr"},
                             training={"decay_images": 0, "learning_rate": 3e-3})
-    step = DiffusionStep(recipe, CPU, channels=2, size=8)
+    step = DiffusionStep(recipe, CPU, KEY_CODES, channels=2, size=8)
     losses = [step(2, codes())["loss"] for _ in range(60)]  # after the warm-up; the number draws times and noise
     assert losses[-1] < 0.1 * losses[0], losses
 
 
 def test_a_diffusion_step_that_is_not_finite_changes_nothing(tiny_diffusion: MakeDiffusion) -> None:
-    step = DiffusionStep(tiny_diffusion(), CPU, channels=2, size=8)
+    step = DiffusionStep(tiny_diffusion(), CPU, KEY_CODES, channels=2, size=8)
     step(0, codes())
     before = everything(step)
     with pytest.raises(NonFiniteError):
@@ -351,7 +351,7 @@ def test_a_step_loads_what_it_saved(
     def make() -> AutoencoderStep | DiffusionStep:
         if kind == "autoencoder":
             return AutoencoderStep(tiny_autoencoder(training={"ema": ema}), CPU, None)
-        return DiffusionStep(tiny_diffusion(training={"ema": ema}), CPU, channels=2, size=8)
+        return DiffusionStep(tiny_diffusion(training={"ema": ema}), CPU, KEY_CODES, channels=2, size=8)
 
     check_that_it_loads_what_it_saved(make, batch if kind == "autoencoder" else codes)
     assert any(".model." in name for name in make().training_state()) == bool(ema)
