@@ -60,6 +60,19 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
         fsync_folder(folder)
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary name for a file too large for `write_bytes`; it replaces `path` when the block ends well.
+
+    Raises BricsError where the disk is full or refuses.
+    """
+    with _disk_errors(path, _FULL | _REFUSED), _temporary(path) as temporary:
+        yield temporary
+        _fsync_file(temporary)
+        os.replace(temporary, path)
+        fsync_folder(temporary.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` of UTF-8 text; line ends as they are."""
     write_bytes(path, text.encode())
@@ -212,12 +225,16 @@ def _refuse_existing(path: Path) -> None:
 def _fsync_tree(folder: Path) -> None:
     for current, _, names in os.walk(folder, topdown=False):
         for name in names:
-            descriptor = os.open(Path(current, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _fsync_file(Path(current, name))
         fsync_folder(Path(current))
+
+
+def _fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _in_use(path: Path, pid: int) -> bool:

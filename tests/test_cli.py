@@ -192,11 +192,15 @@ def test_train_diffusion(world: World) -> None:
 
 def test_sample(world: World) -> None:
     names = sorted(path.name for path in (world.path / "samples").iterdir())
-    assert names == [*(f"{seed:06d}.png" for seed in range(12)), "samples.json"]
+    assert names == [".lock", *(f"{seed:06d}.png" for seed in range(12)), "manifest.json"]
     with Image.open(world.path / "samples" / "000011.png") as image:
         assert (image.size, image.mode) == ((32, 32), "RGB")
     assert "runs/toy-diffusion: is the diffusion model that was trained last" in world.said["sample"].out
-    assert world.said["sample"].out.endswith("samples: 12 images, seeds 0 to 11.\n")
+    assert world.said["sample"].out.endswith(
+        "samples: 12 images, seeds 0 to 11: 12 new, 0 kept, 0 redone; the first of them in samples-sheet.png.\n")
+    with Image.open(world.path / "samples-sheet.png") as sheet:
+        assert sheet.size == (2 + 8 * 34, 2 + 2 * 34)
+    assert re.search(r"^sampling: 12 of 12 images, [\d.]+ images/s$", world.said["sample"].err, re.M)
 
 
 def test_eval(world: World) -> None:
@@ -275,7 +279,7 @@ def test_the_same_commands_again_change_nothing(world: World, fork: Server) -> N
     for words, said in ((["prepare", "toy", "--count", "60", "--resolution", "32", "--val-fraction", "0.2"], "already"),
                         (["train-ae", *AUTOENCODER], "already trained"), (["encode", "--run", "runs/toy"], "key codes"),
                         (["train-diffusion", *DIFFUSION], "already trained"),
-                        (["sample", "-n", "12", "--out", "samples"], "(12 were there already)"),
+                        (["sample", "-n", "12", "--out", "samples"], "0 new, 12 kept, 0 redone"),
                         (["eval", "reconstruction", "--metrics", "psnr,ssim"], "PSNR"),
                         (["eval", "reconstruction", "--metrics", "ssim"], "SSIM"),
                         (["eval", "usage"], "were hit by 48 images")):
@@ -292,7 +296,8 @@ def test_samples_depend_on_their_seeds_alone(world: World, fork: Server, tmp_pat
         drawn = tmp_path / "few" / f"{seed:06d}.png"
         assert drawn.read_bytes() == (world.path / "samples" / drawn.name).read_bytes()
     done = fork(tmp_path, "sample", "--seeds", "3,8-11", "--run", run, "--out", "few")
-    assert done.out == "few: 5 images, some of the seeds 3 to 11 (3 were there already).\n", done.err
+    assert done.out == ("few: 5 images, some of the seeds 3 to 11: 2 new, 3 kept, 0 redone; the first of them in "
+                        "few-sheet.png.\n"), done.err
 
 
 def test_samples_drawn_as_asked(world: World, fork: Server, tmp_path: Path) -> None:
@@ -304,9 +309,28 @@ def test_samples_drawn_as_asked(world: World, fork: Server, tmp_path: Path) -> N
                     out, *asked)
         assert done.code == 0, done.err
         drawn.append((tmp_path / out / "000005.png").read_bytes())
-        assert json.loads((tmp_path / out / "samples.json").read_text())["sampling"] == {
+        assert json.loads((tmp_path / out / "manifest.json").read_text())["sampling"] == {
             "sampler": "ddim", "steps": 3, "grid": "trailing", "eta": 0.5, "start": 0.9}
     assert drawn[0] == drawn[1] != (world.path / "samples" / "000005.png").read_bytes()
+
+
+def test_samples_in_shards(world: World, fork: Server, tmp_path: Path) -> None:
+    """The same images, and the same distance, in another format."""
+    run = str(world.path / "runs" / "toy-diffusion")
+    for count in ("5", "12"):
+        done = fork(tmp_path, "sample", "-n", count, "--run", run, "--out", "drawn/samples", "--format", "shards")
+        assert done.code == 0, done.err
+    assert "12 images, seeds 0 to 11: 7 new, 5 kept, 0 redone" in done.out
+    shards = ShardSet.open(tmp_path / "drawn" / "samples")
+    shards.verify()
+    split = shards.split("samples")
+    assert split.keys == [f"{seed:06d}" for seed in range(12)] and shards.header["seeds"] == "0-11"
+    assert all(split.read(i) == (world.path / "samples" / f"{i:06d}.png").read_bytes() for i in range(12))
+    done = fork(tmp_path, "eval", "fid", "--ref", str(world.path / "data" / "toy"), "--features", "random",
+                "--samples", "drawn/samples")
+    assert done.code == 0, done.err
+    (ours,), (theirs,) = ((folder / "evals").iterdir() for folder in (tmp_path / "drawn", world.path))
+    assert json.loads(ours.read_text()) | {"anchors": {}} == json.loads(theirs.read_text()) | {"anchors": {}}
 
 
 # Words
@@ -390,6 +414,10 @@ def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) 
     shutil.copytree(path / "runs" / "toy-diffusion", changed)
     info = changed / "run.json"
     info.write_text(info.read_text().replace(digest, "0" * 64))
+    shutil.copytree(path / "runs" / "toy-diffusion", path / "runs" / "untrained",
+                    ignore=lambda folder, names: [name for name in names if name.startswith("step-")])
+    shutil.copytree(path / "samples", path / "damaged-samples")
+    (path / "damaged-samples" / "manifest.json").write_text("{")
     done = fork(path, "train-ae", *GRIDLESS, "--run", "gridless", "--data", "data/toy")
     assert done.code == 0, done.err
     damaged = path / "data" / "damaged"
@@ -475,15 +503,24 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["sample", "-n", "1", "--start", "1e-12"], 2, "--start: 1e-12 leaves hardly any noise"),
     (["sample", "--seeds", "9-0"], 2, "--seeds: `9-0` is neither a seed nor a range of seeds"),
     (["sample", "--seeds", "0-3", "-n", "4"], 2, "--seeds: says already what -n and --seed would"),
+    (["sample", "--seeds", ""], 2, "--seeds: `` is neither a seed nor a range of seeds"),
+    (["sample", "--seeds", "a"], 2, "--seeds: `a` is neither a seed nor a range of seeds"),
+    (["sample", "-n", "1", "--format", "jpeg"], 2, "--format: `jpeg` is unknown. There are: png, shards."),
+    (["sample", "-n", "1", "--batch-size", "0"], 2, "--batch-size: 0 is too small"),
     (["sample"], 2, "-n: is missing"),
     (["sample", "-n", "1", "--run", "runs/toy"], 4, "is the run of an? autoencoder"),
     (["sample", "-n", "1", "--run", "runs/changed"], 4, "is autoencoder .*, but the run was trained with 00000000"),
     (["sample", "-n", "1", "--run", "nowhere"], 3, "nowhere: no such run"),
+    (["sample", "-n", "1", "--run", "runs/untrained"], 3, "runs/untrained: has no checkpoint yet"),
     (["sample", "-n", "1", "--out", "in-the-way"], 3, "in-the-way: "),
     (["sample", "-n", "1", "--out", "in-the-way/deep"], 3, "in-the-way/deep: "),
     (["sample", "-n", "1", "--out", "READ-ONLY/samples"], 3, "READ-ONLY/samples: cannot be written"),
     (["sample", "-n", "1", "--out", "other"], 3, "other: holds images that brics did not draw"),
-    (["sample", "-n", "1", "--out", "samples", "--steps", "5"], 3, "samples: holds images .* drawn in another way"),
+    (["sample", "-n", "1", "--out", "samples", "--steps", "5"], 3,
+     r"samples: holds samples .* drawn in another way \(sampling.steps 4, not 5\)"),
+    (["sample", "-n", "1", "--out", "samples", "--format", "shards"], 3, "format png, not shards"),
+    (["sample", "-n", "1", "--out", "damaged-samples"], 3, "damaged-samples/manifest.json: is missing or damaged"),
+    (["sample", "-n", "1", "--out", "data/toy"], 3, "data/toy: holds images, not samples"),
     (["sample", "-n", "1", "--device", "tpu"], 2, "--device: `tpu` is unknown"),
     (["eval", "reconstruction"], 3, "alexnet-owt-7be5be79.pth: missing.*no-weights.*no-torch.*download.pytorch.org"),
     (["eval", "reconstruction", "--metrics", "psnr,sim"], 2, "`sim` is unknown. Did you mean `ssim`"),

@@ -125,12 +125,12 @@ def fid(
     """
     from bricscli import files
     from bricscli.data.collection import find_images, open_folder
+    from bricscli.data.samples import newest_samples
     from bricscli.errors import RecipeError
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.anchors import decode_anchors
     from bricscli.tasks.eval import describe_result, evaluate_frechet, load_features, save_result
-    from bricscli.tasks.sample import newest_samples
 
     place = choose_device(device)
     if features not in ("inception", "random"):

@@ -10,8 +10,8 @@ from bricscli.commands import options
 
 def sample(
     count: Annotated[int | None, typer.Option("--count", "-n", metavar="N", help="How many images.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the PNG files go, named by their seeds "
-                                                                 "(default: RUN/samples).")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The images' folder (default: RUN/samples); a "
+                                                                 "contact sheet goes beside it.")] = None,
     run: Annotated[Path | None, typer.Option(metavar="RUN", help="The run of a diffusion model (default: the one "
                                                                  "under runs/ that was trained last).")] = None,
     seed: Annotated[int | None, typer.Option(help="The first seed; the images have seeds SEED to SEED + N - 1 "
@@ -28,13 +28,16 @@ def sample(
                                                                   "is ddpm (default: the recipe's).")] = None,
     start: Annotated[float | None, typer.Option(metavar="T", help="Time in (0, 1] at which noise is taken for a noisy "
                                                 "key code (default: the recipe's).")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images held in memory at a time; does not change them.")] = 64,
+    format: Annotated[str, typer.Option(help="png: a file per image, named by its seed. shards: WebDataset tar files "
+                                             "of 1024 consecutive seeds each.")] = "png",
+    batch_size: Annotated[int, typer.Option(help="Images drawn before they are written; does not change them. Rounded "
+                                                 "up to what one pass takes: 8 on a CPU, 32 on a GPU.")] = 64,
     device: options.Device = "auto",
 ) -> None:
     """Draw new images: one per seed, the same whatever the batch size.
 
-    Images that are there already, drawn by the same model in the same way, are kept: the same command again after
-    an interruption draws the rest.
+    Images that are there already, whole, drawn by the same model in the same way, are kept: the same command again
+    after an interruption draws the rest. Several commands may draw into one folder at a time, such as one per GPU.
 
     Example: brics sample -n 50000 --out samples/
     """
@@ -52,7 +55,8 @@ def sample(
     if run is None:
         say(f"{chosen.path}: is the diffusion model that was trained last; using it.")
     out = out or chosen.samples
-    new = sample_to_folder(chosen, out, seeds=wanted, device=choose_device(device), sampler=sampler, steps=steps,
-                           grid=grid, eta=eta, start=start, batch_size=batch_size)
-    kept = f" ({len(wanted) - new} were there already)" if new < len(wanted) else ""
-    say(f"{out}: {len(wanted)} images, {describe_seeds(wanted)}{kept}.")
+    done = sample_to_folder(chosen, out, seeds=wanted, device=choose_device(device), sampler=sampler, steps=steps,
+                            grid=grid, eta=eta, start=start, batch_size=batch_size, format=format)
+    sheet = f"; the first of them in {done.sheet}" if done.sheet else ""
+    say(f"{out}: {len(wanted)} images, {describe_seeds(wanted)}: {done.new} new, {done.kept} kept, {done.redone} redone"
+        f"{sheet}.")

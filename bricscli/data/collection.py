@@ -14,6 +14,7 @@ import numpy as np
 from bricscli import files
 from bricscli.data.images import ImageError, Pixels, decode_image, load_image, raster_extensions, to_pixels
 from bricscli.data.loader import order
+from bricscli.data.samples import SampleFolder, sample_key
 from bricscli.data.shards import MANIFEST, ShardSet, Split
 from bricscli.errors import DataError
 
@@ -62,12 +63,12 @@ class ImageCollection:
 def find_images(
     where: str | Path, split: str | None = None, data_root: Path = DATA_ROOT, default: str = "all"
 ) -> ImageCollection:
-    """A prepared data set (path, name under `data_root`, or any unique part of the name), or a folder of images.
+    """A prepared data set (path, name under `data_root`, or any unique part of the name), samples, or other images.
 
     `split` ("train", "val", "all"; None: `default`) chooses from a data set; a folder has none. Raises DataError.
     """
     prepared = _find_prepared(where, data_root)
-    if prepared is not None:
+    if prepared is not None and not SampleFolder.is_one(prepared):
         return open_prepared(prepared, split or default)
     if split is not None and Path(where).is_dir():
         raise DataError(f"{where}: is a plain folder, which has no split `{split}`. Leave --split out.")
@@ -95,7 +96,12 @@ def open_prepared(path: Path, split: str = "all") -> ImageCollection:
 
 
 def open_folder(folder: Path) -> ImageCollection:
-    """The images of a folder and its sub-folders, by name; all of one size, all readable."""
+    """The samples that `brics sample` drew into a folder, exactly those; else all images of it and its sub-folders.
+
+    By name; all of one size, all readable.
+    """
+    if SampleFolder.is_one(folder):
+        return _open_samples(folder)
     paths = sorted(
         (p for p in folder.rglob("*") if p.suffix.lower() in raster_extensions() and p.is_file()),
         key=lambda p: p.relative_to(folder).as_posix(),
@@ -120,6 +126,20 @@ def open_folder(folder: Path) -> ImageCollection:
     lossy = any(p.suffix.lower() in _LOSSY for p in paths)
     return ImageCollection(
         folder.absolute().name, len(paths), read, (shape[0], shape[1]), digest.hexdigest(), lossy=lossy
+    )
+
+
+def _open_samples(folder: Path) -> ImageCollection:
+    """Both formats with the digest that a plain folder of the PNG files has."""
+    samples = SampleFolder.open(folder)
+    if not samples.seeds:
+        raise DataError(f"{folder}: holds no samples yet. Draw some with `brics sample`.")
+    seeds, digest = sorted(samples.seeds, key=sample_key), hashlib.sha256()
+    for seed in seeds:
+        digest.update(f"{sample_key(seed)}.png\0{hashlib.sha256(samples.read(seed)).hexdigest()}\n".encode())
+    shape = (samples.resolution, samples.resolution)
+    return ImageCollection(
+        folder.absolute().name, len(seeds), lambda i: samples.image(seeds[i]), shape, digest.hexdigest()
     )
 
 

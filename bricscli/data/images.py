@@ -26,6 +26,10 @@ MAX_PIXELS = 100_000_000
 _NOT_RASTER = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 
 
+#: The last chunk of every PNG: no bytes, its name, its CRC-32.
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+
 class ImageError(ValueError):
     """A file is not an image that can be used; the message is the reason, for people."""
 
@@ -143,6 +147,20 @@ def decode_image(data: bytes, resolution: int | None = None) -> Pixels:
         raise
     except Exception as error:
         raise ImageError(_reason(error)) from error
+
+
+def is_whole_png(data: bytes, resolution: int) -> bool:
+    """Whether `data` is a PNG of (resolution, resolution), every part of which has its CRC-32 and the end its mark.
+
+    Nothing is decoded: that costs 25 times as much at 256 pixels, and does not notice every bit that has flipped.
+    """
+    try:
+        with Image.open(io.BytesIO(data), "r", ("PNG",)) as image:
+            fits = image.mode == "RGB" and image.size == (resolution, resolution)
+            image.verify()
+    except Exception:  # Pillow raises nearly everything on damaged input
+        return False
+    return fits and data.endswith(_PNG_END)
 
 
 def to_float(images: "Tensor") -> "Tensor":

@@ -152,12 +152,7 @@ class ShardSet:
             DataError: there is no data set, or it is not complete.
         """
         path = Path(path)
-        try:
-            text = (path / MANIFEST).read_bytes()
-        except FileNotFoundError:
-            raise DataError(f"{path}: no prepared data set (no {MANIFEST}). Make one with `brics prepare`.") from None
-        except OSError as error:
-            raise DataError(f"{path / MANIFEST}: cannot be read ({error.strerror}).") from None
+        text = _read_text(path)
         header, shards = _parse(path, text)
         _check_files(path, shards)
         return cls(path, header, shards, hashlib.sha256(text).hexdigest())
@@ -198,9 +193,23 @@ def write_shards(
     with files.new_directory(out) as folder:
         shards = list(_write_tars(folder, samples, samples_per_shard))
         _require_whole_samples(shards)
-        head = {"schema": SCHEMA, **header, **findings(), "splits": _count_samples(shards)}
-        files.write_text(folder / MANIFEST, _manifest(head, shards))
+        write_manifest(folder, {**header, **findings()}, shards)
     return ShardSet.open(out)
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any], list[Shard]]:
+    """What the manifest says, whether its shards are there or not: its header, and them.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    return _parse(folder, _read_text(folder))
+
+
+def write_manifest(folder: Path, header: Mapping[str, Any], shards: list[Shard]) -> None:
+    """Replaces the manifest; the header's "schema" and "splits" are what they must be."""
+    head = {"schema": SCHEMA, **header, "splits": _count_samples(shards)}
+    files.write_text(folder / MANIFEST, _manifest(head, shards))
 
 
 def _write_tars(folder: Path, samples: Iterable[Sample], samples_per_shard: int) -> Iterator[Shard]:
@@ -212,10 +221,11 @@ def _write_tars(folder: Path, samples: Iterable[Sample], samples_per_shard: int)
         left = iter(group)
         for number, first in enumerate(left):
             shard = itertools.chain([first], itertools.islice(left, samples_per_shard - 1))
-            yield _write_tar(folder / f"{split}-{number:05d}.tar", split, shard)
+            yield write_tar(folder / f"{split}-{number:05d}.tar", split, shard)
 
 
-def _write_tar(path: Path, split: str, samples: Iterable[Sample]) -> Shard:
+def write_tar(path: Path, split: str, samples: Iterable[Sample]) -> Shard:
+    """Writes one shard to `path`, where nothing may be, and says what a manifest must know of it."""
     from webdataset.writer import TarWriter  # imports torch
 
     written: dict[str, int] = {}
@@ -246,6 +256,15 @@ def _manifest(header: Mapping[str, Any], shards: list[Shard]) -> str:
         blocks.append(f'{json.dumps(facts)[:-1]}, "members": [\n{members}\n]}}')
     head = json.dumps(header, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
     return head + ',\n "shards": [\n' + ",\n".join(blocks) + "\n]\n}\n"
+
+
+def _read_text(path: Path) -> bytes:
+    try:
+        return (path / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no prepared data set (no {MANIFEST}). Make one with `brics prepare`.") from None
+    except OSError as error:
+        raise DataError(f"{path / MANIFEST}: cannot be read ({error.strerror}).") from None
 
 
 def _parse(path: Path, text: bytes) -> tuple[dict[str, Any], list[Shard]]:

@@ -1,11 +1,12 @@
-"""Work on many items in several processes, with the results in order."""
+"""Work on many items in several processes, or behind one's back, with the results in order."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -39,6 +40,22 @@ def map_in_order(function: Callable[[A], B], items: Sequence[A], workers: int | 
         raise BricsError("workers: one was killed, perhaps for lack of memory. Try again with --workers 1.") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def map_behind(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """function(item) for each item, in order, by a thread that is at work while the next item is being made.
+
+    At most two items are with the thread: whoever makes them faster waits. What `function` raises comes up with the
+    next item; however the iteration ends, the thread finishes the items that it has.
+    """
+    waiting: deque[Future[B]] = deque()
+    with ThreadPoolExecutor(1, "brics-behind") as thread:
+        for item in items:
+            waiting.append(thread.submit(function, item))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _cores() -> int:

@@ -1,34 +1,37 @@
 """`brics sample`: seeds -> images. One seed, one image: whatever the batch, the order, or what was drawn before."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bricscli import files
-from bricscli.data.images import encode_png, to_uint8
+from bricscli.data.images import encode_png, sheet, to_uint8
+from bricscli.data.samples import FORMATS, SampleFolder, sample_key
+from bricscli.data.workers import map_behind
 from bricscli.diffusion.denoiser import PredictData, Scaling
 from bricscli.diffusion.samplers import run_sampler
 from bricscli.diffusion.schedule import Schedule
 from bricscli.diffusion.step_grids import STEP_GRIDS
-from bricscli.errors import DataError, RecipeError
+from bricscli.errors import BricsError, RecipeError
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.unet import UNet
 from bricscli.recipe.specs import Sampler, SamplingSpec, StepGrid
 from bricscli.run.directory import RunDirectory
-from bricscli.run.log import track
-from bricscli.runtime import generator_for, in_passes
+from bricscli.run.log import Progress, track, warn
+from bricscli.run.provenance import describe_process
+from bricscli.runtime import PASS_WIDTH, generator_for, in_passes
 from bricscli.tasks.models import LoadedDenoiser, load_denoiser
 
-#: `samples.json` beside the images: what drew them.
-RECORD = "samples.json"
 #: More at once are a slip of the finger.
 MOST_SEEDS = 10_000_000
+#: On the contact sheet, at most.
+SHEET_ROWS = SHEET_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -43,36 +46,92 @@ class ImageBatch:
         return [sample_key(seed) for seed in self.seeds]
 
 
-def sample_key(seed: int) -> str:
-    return f"{seed:06d}"
+@dataclass(frozen=True)
+class Sampled:
+    """How many images were drawn, were there, and were there but damaged, so that they were drawn again; the sheet."""
+
+    new: int
+    kept: int
+    redone: int
+    sheet: Path | None
 
 
 def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], device: torch.device,
                      sampler: str | None = None, steps: int | None = None, grid: str | None = None,
-                     eta: float | None = None, start: float | None = None, batch_size: int = 64) -> int:
-    """Writes `<seed>.png` for each of `seeds` into `out`; returns how many were new.
+                     eta: float | None = None, start: float | None = None, batch_size: int = 64,
+                     format: str = "png") -> Sampled:
+    """Draws one image for each of `seeds` into `out`, as data/samples.py describes it, and a contact sheet beside it.
 
-    Images that are there already, drawn by the same model in the same way, are kept. Raises DataError where `out`
-    holds others or cannot be written, RecipeError for a value out of range.
+    Whole images that are there already, drawn by the same model in the same way, are kept. Files are written while the
+    next images are drawn. Raises DataError where `out` holds others or cannot be written, RecipeError for a value out
+    of range, BricsError where the disk is full; what was drawn until then is kept.
     """
     check_range(steps=steps, batch_size=batch_size)
+    if format not in FORMATS:
+        raise RecipeError(f"--format: `{format}` is unknown. There are: {', '.join(FORMATS)}.")
     denoiser = load_denoiser(run, device)
     sampling = choose_sampling(denoiser.recipe.sampling, sampler, steps, start, grid, eta)
-    record = {
-        "kind": "samples", "denoiser": {"run": run.name, "digest": denoiser.digest},
-        "autoencoder": denoiser.autoencoder.digest, "sampling": sampling.model_dump(), "device": device.type}
     step_levels(sampling, denoiser.schedule)  # or RecipeError, before any file
-    files.check_writable(out)
-    _check_record(out, record)
-    missing = [seed for seed in seeds if not (out / f"{sample_key(seed)}.png").exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    files.sweep(out)
-    files.write_json(out / RECORD, record)
-    batches = iter_samples(denoiser, missing, sampling, device, batch_size)
-    for batch in track(batches, len(missing), "sampling", "images", size=lambda batch: len(batch.seeds)):
-        pictures = zip(batch.keys, batch.images.numpy(), strict=True)
-        files.write_files(out, {f"{key}.png": encode_png(image) for key, image in pictures})
-    return len(missing)
+    folder = _create_folder(out, {"format": format, **_describe(denoiser, sampling, device)})
+    listed = set(folder.seeds)
+    there = sorted(listed.intersection(seeds))
+    damaged = [seed for seed in track(there, len(there), "checking", "images") if not folder.holds(seed)]
+    missing = sorted(set(seeds) - listed | set(damaged))
+
+    def save(batch: ImageBatch) -> int:
+        pngs = map(encode_png, batch.images.numpy())
+        folder.add(dict(zip(batch.seeds, pngs, strict=True)))
+        return len(batch.seeds)
+
+    batches = iter_samples(denoiser, missing, sampling, device, _whole_passes(batch_size, device))
+    with Progress(len(seeds), "sampling", "images", done=len(seeds) - len(missing)) as progress:
+        try:
+            for count in map_behind(save, batches):
+                progress.show(progress.done + count)
+        finally:
+            folder.finish()
+    return Sampled(len(missing) - len(damaged), len(seeds) - len(missing), len(damaged), _write_sheet(out, seeds))
+
+
+def _describe(denoiser: LoadedDenoiser, sampling: SamplingSpec, device: torch.device) -> dict[str, Any]:
+    """All that decides the pixels of a seed."""
+    return {
+        "resolution": denoiser.autoencoder.recipe.data.resolution,
+        "denoiser": {"run": denoiser.name, "digest": denoiser.digest},
+        "autoencoder": denoiser.autoencoder.digest,
+        "ema": denoiser.recipe.training.ema,
+        "sampling": sampling.model_dump(),
+        "dtype": str(next(denoiser.model.parameters()).dtype).removeprefix("torch."),
+        "device": device.type}
+
+
+def _create_folder(out: Path, settings: dict[str, Any]) -> SampleFolder:
+    """Warns where another version of torch has drawn there."""
+    process = describe_process()
+    folder = SampleFolder.create(out, settings, {name: process[name] for name in ("brics", "torch", "python")})
+    others = {entry["torch"] for entry in folder.header["versions"]} - {process["torch"]}
+    if others:
+        warn(f"{out}: holds samples of torch {', '.join(sorted(others))}, this is torch {process['torch']}. "
+             "Between them a seed's image may differ by rounding.")
+    return folder
+
+
+def _whole_passes(batch_size: int, device: torch.device) -> int:
+    """A pass computes `PASS_WIDTH` rows in any case: smaller batches would pay for rows that nobody keeps."""
+    width = PASS_WIDTH[device.type]
+    return -(-batch_size // width) * width
+
+
+def _write_sheet(out: Path, seeds: Sequence[int]) -> Path | None:
+    """The first images by seed; None, with a warning, where there is no room for it: the samples are there."""
+    folder = SampleFolder.open(out)
+    images = np.stack([folder.image(seed) for seed in sorted(seeds)[: SHEET_ROWS * SHEET_COLUMNS]])
+    try:
+        files.write_bytes(folder.sheet_path, encode_png(sheet(images, min(SHEET_COLUMNS, len(images)))))
+    except BricsError as error:
+        warn(str(error))
+        return None
+    return folder.sheet_path
 
 
 def iter_samples(denoiser: LoadedDenoiser, seeds: Sequence[int], sampling: SamplingSpec, device: torch.device,
@@ -180,28 +239,3 @@ def check_range(*, count: int | None = None, seed: int | None = None, steps: int
                 for option, (value, low) in least.items() if value is not None and value < low]
     if problems:
         raise RecipeError(*problems)
-
-
-def _check_record(out: Path, record: dict[str, Any]) -> None:
-    path = out / RECORD
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError):
-            found = None
-        if found != record:
-            raise DataError(f"{out}: holds images that were drawn in another way ({RECORD} differs). "
-                            "Choose another --out, or delete it.")
-    elif out.is_dir() and any(out.glob("*.png")):
-        raise DataError(f"{out}: holds images that brics did not draw. Choose another --out.")
-    elif out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is not a folder. Choose another --out.")
-
-
-def newest_samples(*roots: Path) -> Path:
-    """The folder of samples that was drawn into last: `ROOT/*` or `ROOT/*/samples`. Raises DataError if none."""
-    patterns = (f"*/{RECORD}", f"*/samples/{RECORD}")
-    records = [path for root in roots for pattern in patterns for path in root.glob(pattern)]
-    if not records:
-        raise DataError("--samples: no folder of samples here or under runs/. Draw some with `brics sample`.")
-    return max(records, key=lambda path: path.stat().st_mtime_ns).parent

@@ -140,7 +140,7 @@ def sample(path: Path, *, autoencoder: Recipe = CHURCH, reference: str = "lsun-c
     run.autoencoder_path.write_bytes(weights.read_bytes())
     run.samples.mkdir()
     record = {"denoiser": {"digest": drawn or digest}, "sampling": DIFFUSION.sampling.model_dump() | {"steps": steps}}
-    (run.samples / "samples.json").write_text(json.dumps(record))
+    (run.samples / "manifest.json").write_text(json.dumps(record))
     result = evaluate_frechet(pictures("samples", None, 70), pictures(reference, split, 80), RandomFeatures())
     save_result(result, run.evals)
     return result["metrics"]["fd_random"]["value"]
@@ -178,7 +178,7 @@ def test_a_part_of_the_reference(tmp_path: Path) -> None:
 def test_a_damaged_record_of_samples(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "church64x4-diffusion"
     sample(path)
-    record = path / "samples" / "samples.json"
+    record = path / "samples" / "manifest.json"
     record.write_text(text.replace("DIGEST", json.loads(record.read_text())["denoiser"]["digest"]))
     assert find_measured(DIFFUSION, tmp_path) == {}
     assert "is left out, it or the record of its samples cannot be read" in capsys.readouterr().err

@@ -1,0 +1,294 @@
+"""The folder that `brics sample` writes: the only place that knows what is in it and what it is called.
+
+Format `png`: one file `<seed>.png` per seed, of six digits or more. Format `shards`: WebDataset shards such as
+`samples-00041.tar`, each with the seeds from 1024 * 41 to 1024 * 42 - 1 as far as they were asked for, so that a shard
+does not depend on how seeds were divided among commands.
+
+manifest.json (data/shards.py) has the kind "samples" and says what drew them ("denoiser", "autoencoder", "sampling",
+...), by which "versions", and "seeds": those that are there, as in `0-4095,5000`. It lists nothing before it is there
+to stay. Files are replaced in one step and the manifest is merged under a lock, so that processes of one machine may
+draw into one folder at a time, even the same seeds.
+"""
+
+import fcntl
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bricscli import files
+from bricscli.data.images import ImageError, Pixels, decode_image, is_whole_png
+from bricscli.data.shards import MANIFEST, Shard, Split, read_manifest, write_manifest, write_tar
+from bricscli.errors import DataError
+
+SEEDS_PER_SHARD = 1024
+#: What shards call the split, and begin with.
+SPLIT = "samples"
+#: Decides no pixel: a run may be renamed.
+_MAY_DIFFER = {"denoiser.run"}
+_LOCK = ".lock"
+_AGAIN = "The same `brics sample` again draws what is damaged."
+
+
+def sample_key(seed: int) -> str:
+    return f"{seed:06d}"
+
+
+class SampleFolder(ABC):
+    """Samples that one model drew in one way. `open` one that is there, or `create` or continue one."""
+
+    def __init__(self, path: Path, header: dict[str, Any], shards: list[Shard]) -> None:
+        self.path, self.header, self.resolution = path, header, int(header["resolution"])
+        #: What the manifest listed when the folder was opened, ascending.
+        self.seeds = [seed for part in read_ranges(header["seeds"]) for seed in part]
+
+    @staticmethod
+    def open(path: Path) -> "SampleFolder":
+        """Raises DataError where there are no samples, or their manifest is damaged."""
+        header, shards = _read(path)
+        try:
+            return FORMATS[header["format"]](path, header, shards)
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise _damaged(path) from None
+
+    @staticmethod
+    def create(path: Path, settings: Mapping[str, Any], versions: Mapping[str, Any]) -> "SampleFolder":
+        """Makes the folder, or opens one whose `settings` are equal; `versions` are added to those that drew before.
+
+        `settings` are all that decides the pixels, with "format" and "resolution". Also removes what killed processes
+        left behind. Raises DataError where the folder holds something else, saying what differs.
+        """
+        _check(path, settings)
+        files.check_writable(path)
+        path.mkdir(parents=True, exist_ok=True)
+        files.sweep(path)
+        with _locked(path):
+            new = {"kind": "samples", **settings, "versions": [], "seeds": ""}
+            header, shards = _check(path, settings) or (new, [])
+            if versions not in header["versions"]:
+                header["versions"].append(dict(versions))
+                write_manifest(path, header, shards)
+        return SampleFolder.open(path)
+
+    @staticmethod
+    def is_one(path: Path) -> bool:
+        try:
+            return (path / MANIFEST).is_file() and read_manifest(path)[0]["kind"] == "samples"
+        except DataError:
+            return False
+
+    @property
+    def sheet_path(self) -> Path:
+        """The contact sheet's, beside the folder: programs that measure a folder of images take all that are in it."""
+        path = self.path if self.path.name not in ("", "..") else Path(os.path.abspath(self.path))
+        return path.with_name(f"{path.name}-sheet.png")
+
+    def image(self, seed: int) -> Pixels:
+        """uint8 (3, H, W). Raises DataError where it is missing or damaged."""
+        try:
+            return decode_image(self.read(seed), self.resolution)
+        except ImageError as error:
+            raise DataError(f"{self.path}: seed {seed}: {error}. {_AGAIN}") from error
+
+    @abstractmethod
+    def holds(self, seed: int) -> bool:
+        """Whether the sample of a listed seed is there, undamaged."""
+
+    @abstractmethod
+    def read(self, seed: int) -> bytes:
+        """The PNG of a listed seed. Raises DataError where it cannot be read."""
+
+    @abstractmethod
+    def add(self, pngs: Mapping[int, bytes]) -> None:
+        """Takes the PNGs of some seeds; seeds come in ascending order. Raises BricsError where they cannot be written.
+
+        All that was added is there to stay after `finish`.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Writes what `add` still holds back."""
+
+
+class PngSamples(SampleFolder):
+    """A file per seed, written by `add` at once."""
+
+    def holds(self, seed: int) -> bool:
+        try:
+            return is_whole_png(self._path(seed).read_bytes(), self.resolution)
+        except OSError:
+            return False
+
+    def read(self, seed: int) -> bytes:
+        try:
+            return self._path(seed).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self._path(seed)}: cannot be read ({error.strerror}). {_AGAIN}") from None
+
+    def add(self, pngs: Mapping[int, bytes]) -> None:
+        files.write_files(self.path, {self._path(seed).name: png for seed, png in pngs.items()})
+        with _locked(self.path):
+            header, _ = read_manifest(self.path)
+            seeds = show_ranges([*read_ranges(header["seeds"]), *_singles(pngs)])
+            write_manifest(self.path, header | {"seeds": seeds}, [])
+
+    def finish(self) -> None:
+        pass
+
+    def _path(self, seed: int) -> Path:
+        return self.path / f"{sample_key(seed)}.png"
+
+
+class ShardSamples(SampleFolder):
+    """A tar file per 1024 consecutive seeds, written when `add` comes to the next: at most so many PNGs in memory.
+
+    Shards may lack seeds that nobody asked for yet; then they are written again, with those and what they have.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], shards: list[Shard]) -> None:
+        super().__init__(path, header, shards)
+        self._shards, self._split = {shard.name: shard for shard in shards}, Split(SPLIT, path, shards)
+        self._positions = {int(key): i for i, key in enumerate(self._split.keys)}
+        self._whole: dict[str, bool] = {}
+        self._waiting: dict[int, bytes] = {}
+
+    def holds(self, seed: int) -> bool:
+        """Whether its shard is, down to the last byte."""
+        name = _shard_name(seed)
+        if name not in self._whole:
+            try:
+                self._whole[name] = files.sha256_file(self.path / name) == self._shards[name].sha256
+            except OSError:
+                self._whole[name] = False
+        return self._whole[name]
+
+    def read(self, seed: int) -> bytes:
+        try:
+            return self._split.read(self._positions[seed])
+        except DataError:
+            raise DataError(f"{self.path / _shard_name(seed)}: seed {seed} is damaged. {_AGAIN}") from None
+
+    def add(self, pngs: Mapping[int, bytes]) -> None:
+        for seed, png in pngs.items():
+            if _shard_name(seed) != _shard_name(next(iter(self._waiting), seed)):
+                self.finish()
+            self._waiting[seed] = png
+
+    def finish(self) -> None:
+        if not self._waiting:
+            return
+        name = _shard_name(next(iter(self._waiting)))
+        with _locked(self.path):
+            header, shards = read_manifest(self.path)
+            before = Split(SPLIT, self.path, [shard for shard in shards if shard.name == name])
+            pngs = dict(_intact(before)) | self._waiting
+            samples = ((SPLIT, sample_key(seed), {"png": pngs[seed]}) for seed in sorted(pngs))
+            with files.new_file(self.path / name) as temporary:
+                written = replace(write_tar(temporary, SPLIT, samples), name=name)
+            shards = sorted([written, *(shard for shard in shards if shard.name != name)], key=lambda shard: shard.name)
+            seeds = show_ranges(_singles(int(key) for shard in shards for key in shard.by_key))
+            write_manifest(self.path, header | {"seeds": seeds}, shards)
+        self._waiting = {}
+
+
+FORMATS: dict[str, type[PngSamples | ShardSamples]] = {"png": PngSamples, "shards": ShardSamples}
+
+
+def newest_samples(*roots: Path) -> Path:
+    """The folder of samples that was drawn into last: `ROOT/*` or `ROOT/*/samples`. Raises DataError if none."""
+    found = [path for root in roots for pattern in ("*", "*/samples") for path in root.glob(f"{pattern}/{MANIFEST}")]
+    for manifest in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if SampleFolder.is_one(manifest.parent):
+            return manifest.parent
+    raise DataError("--samples: no folder of samples here or under runs/. Draw some with `brics sample`.")
+
+
+def show_ranges(parts: Iterable[range]) -> str:
+    """Ranges, in any order, as few as say the same: `0-4095,5000`. `brics sample --seeds` reads it too."""
+    joined: list[range] = []
+    for part in sorted(parts, key=lambda part: part.start):
+        if joined and part.start <= joined[-1].stop:
+            part = range(joined[-1].start, max(part.stop, joined.pop().stop))
+        joined.append(part)
+    return ",".join(str(part.start) if len(part) == 1 else f"{part.start}-{part.stop - 1}" for part in joined)
+
+
+def read_ranges(text: str) -> list[range]:
+    """What `show_ranges` wrote. Raises ValueError for anything else."""
+    ends = [part.partition("-") for part in text.split(",") if text]
+    return [range(int(first), int(last if dash else first) + 1) for first, dash, last in ends]
+
+
+def _singles(seeds: Iterable[int]) -> list[range]:
+    return [range(seed, seed + 1) for seed in seeds]
+
+
+def _shard_name(seed: int) -> str:
+    return f"{SPLIT}-{seed // SEEDS_PER_SHARD:05d}.tar"
+
+
+def _intact(split: Split) -> Iterator[tuple[int, bytes]]:
+    """Seed and PNG of every sample that has its CRC-32."""
+    for i, key in enumerate(split.keys):
+        with suppress(DataError):
+            yield int(key), split.read(i)
+
+
+def _check(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Shard]] | None:
+    """The manifest, or None where a folder can be made. Raises DataError where these samples do not belong."""
+    if (path / MANIFEST).is_file():
+        header, shards = _read(path)
+        found, wanted = _flat(header), _flat(settings)
+        differing = [f"{key} {_show(found.get(key))}, not {_show(value)}" for key, value in wanted.items()
+                     if key not in _MAY_DIFFER and found.get(key) != value]
+        if differing:
+            raise DataError(f"{path}: holds samples that were drawn in another way ({'; '.join(differing)}). "
+                            "Choose another --out, or delete it.")
+        return header, shards
+    if os.path.lexists(path) and not path.is_dir():
+        raise DataError(f"{path}: is not a folder. Choose another --out.")
+    if path.is_dir() and any(any(path.glob(pattern)) for pattern in ("*.png", "*.tar")):
+        raise DataError(f"{path}: holds images that brics did not draw. Choose another --out.")
+    return None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Shard]]:
+    try:
+        header, shards = read_manifest(path)
+    except DataError:
+        raise _damaged(path) from None
+    if header["kind"] != "samples":
+        raise DataError(f"{path}: holds {header['kind']}, not samples. Choose another folder.")
+    return header, shards
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path / MANIFEST}: is missing or damaged, and nothing else says what drew the images. "
+                     "Choose another folder, or delete this one.")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"sampling": {"steps": 20}} -> {"sampling.steps": 20}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _show(value: object) -> str:
+    """A digest by its first digits, as everywhere."""
+    return "none" if value is None else value[:8] if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time, for a moment; others wait."""
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
