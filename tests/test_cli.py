@@ -34,6 +34,7 @@ DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=25
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"],
             ["table"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"]]
 
+
 #: latent-diffusion's first stage: codes that are no key codes, and no grids.
 GRIDLESS = ["--recipe", "tiny/toy.yaml", "--set", "training.images=8", "--set", "encoder.channels=8",
             "--set", "bottleneck={kind: kl, channels: 4}", "--set", "retrieval.kind=none",
@@ -310,7 +311,7 @@ def test_samples_drawn_as_asked(world: World, fork: Server, tmp_path: Path) -> N
         assert done.code == 0, done.err
         drawn.append((tmp_path / out / "000005.png").read_bytes())
         assert json.loads((tmp_path / out / "manifest.json").read_text())["sampling"] == {
-            "sampler": "ddim", "steps": 3, "grid": "trailing", "eta": 0.5, "start": 0.9}
+            "sampler": "ddim", "steps": 3, "grid": "trailing", "eta": 0.5, "start": 0.9, "guidance": 1.0}
     assert drawn[0] == drawn[1] != (world.path / "samples" / "000005.png").read_bytes()
 
 
@@ -331,6 +332,29 @@ def test_samples_in_shards(world: World, fork: Server, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     (ours,), (theirs,) = ((folder / "evals").iterdir() for folder in (tmp_path / "drawn", world.path))
     assert json.loads(ours.read_text()) | {"anchors": {}} == json.loads(theirs.read_text()) | {"anchors": {}}
+
+
+def test_classes(fork: Server, tmp_path: Path) -> None:
+    """From folders that name them to samples of one of them, in the record and the run."""
+    for name in ("day", "night"):
+        make_photographs(tmp_path / "photos" / name, 12)
+        for i, path in enumerate(sorted((tmp_path / "photos" / name).iterdir())):
+            Image.new("RGB", (20, 20), (i, 20, 200 if name == "day" else 30)).save(path)
+    for words in (["prepare", "folder", "--from", "photos", "--classes", "--resolution", "32", "--val-fraction", "0.2"],
+                  ["train-ae", *AUTOENCODER, "--set", "training.images=16", "--data", "data/photos"],
+                  ["encode", "--run", "runs/toy", "--data", "data/photos"],
+                  ["train-diffusion", *DIFFUSION, "--set", "denoiser.classes=2", "--set", "training.images=64"],
+                  ["sample", "-n", "2", "--class", "night", "--guidance", "1.5", "--out", "samples"]):
+        done = fork(tmp_path, *words)
+        assert done.code == 0, (words, done.err)
+        if words[0] == "prepare":
+            assert done.out.endswith(" images of 32 pixels; 2 classes.\n")
+    manifest = json.loads((tmp_path / "samples" / "manifest.json").read_text())
+    assert (manifest["class"], manifest["sampling"]["guidance"]) == ("night", 1.5)
+    info = json.loads((tmp_path / "runs" / "toy-diffusion" / "run.json").read_text())
+    assert list(info["classes"]) == ["day", "night"] and sum(info["classes"].values()) == 19
+    done = fork(tmp_path, "sample", "-n", "2", "--class", "nigt")
+    assert (done.code, done.err) == (2, "brics: --class: `nigt` is unknown to toy-diffusion. Did you mean `night`?\n")
 
 
 # Words
@@ -435,6 +459,8 @@ WRONG: list[tuple[list[str], int, str]] = [
     ([*FOLDER, "empty"], 3, "empty: "),
     ([*FOLDER, "in-the-way"], 3, "in-the-way: "),
     ([*FOLDER, "texts"], 3, "texts: 1 of 4 image files cannot be read.*letter.jpg"),
+    ([*FOLDER, "other", "--classes"], 3, "other: 000.png lies in none of the folders that name the classes"),
+    (["prepare", "toy", "--classes"], 2, "--classes: goes with `folder`"),
     ([*FOLDER, "letters"], 3, "none of its 2 image files can be read: one.jpg"),
     ([*FOLDER, "other", "--out", "in-the-way"], 3, "in-the-way: "),
     ([*FOLDER, "other", "--out", "in-the-way/deep"], 3, "in-the-way/deep: cannot be written"),
@@ -487,6 +513,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     ([*DIFFUSE, "--run", "new", "--autoencoder", "runs/toy-diffusion"], 4, "is the run of a diffusion model"),
     ([*DIFFUSE, "--run", "new", "--autoencoder", "runs/recoded"], 4,
      "was encoded by checkpoint 00000000, but .*brics encode"),
+    ([*DIFFUSE, "--run", "new", "--set", "denoiser.classes=3"], 3, "codes: has no labels, and denoiser.classes is 3"),
     ([*DIFFUSE, "--run", "in-the-way/deep"], 3, "in-the-way.*: cannot be written"),
     ([*DIFFUSE, "--run", "READ-ONLY/run"], 3, "READ-ONLY.*: cannot be written"),
     ([*DIFFUSE, "--run", "runs/toy"], 2, "was made with another recipe"),
@@ -501,6 +528,10 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["sample", "-n", "1", "--sampler", "ddim", "--eta", "nan"], 2, "--eta: nan is out of range"),
     (["sample", "-n", "1", "--eta", "1"], 2, "--eta: belongs to `ddim`, not to `dpmpp_2m`"),
     (["sample", "-n", "1", "--start", "1e-12"], 2, "--start: 1e-12 leaves hardly any noise"),
+    (["sample", "-n", "1", "--guidance", "-1"], 2, "--guidance: -1.0 is out of range. Choose 0 to 100; 1 is none"),
+    (["sample", "-n", "1", "--guidance", "nan"], 2, "--guidance: nan is out of range"),
+    (["sample", "-n", "1", "--guidance", "2"], 2, "--guidance: 2 needs a denoiser with classes, which toy-diffusion is"),
+    (["sample", "-n", "1", "--class", "chapel"], 2, "--class: toy-diffusion was trained without classes. Leave it out"),
     (["sample", "--seeds", "9-0"], 2, "--seeds: `9-0` is neither a seed nor a range of seeds"),
     (["sample", "--seeds", "0-3", "-n", "4"], 2, "--seeds: says already what -n and --seed would"),
     (["sample", "--seeds", ""], 2, "--seeds: `` is neither a seed nor a range of seeds"),

@@ -20,6 +20,8 @@ def prepare(
     count: Annotated[int | None, typer.Option(metavar="IMAGES", help="How many images to draw (toy) "
                                                                      "(default: 4096).")] = None,
     seed: Annotated[int | None, typer.Option(help="Which images are drawn (toy) (default: 0).")] = None,
+    classes: Annotated[bool, typer.Option("--classes", help="The folders directly under DIR name the classes of the "
+                                                            "images in them (folder).")] = False,
     val_fraction: Annotated[float, typer.Option(metavar="SHARE", help="Share of the images that is kept for "
                                                                       "validation.")] = 0.05,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes (default: one per core); the result does "
@@ -41,6 +43,8 @@ def prepare(
         known = ", ".join(f"{name} ({entry.description})" for name, entry in SOURCES.items())
         raise RecipeError(f"SOURCE: `{source}` is unknown. There are: {known}.")
     if source == "toy":
+        if classes:
+            raise RecipeError("--classes: goes with `folder`; the churches of `toy` are of one kind.")
         if folder is not None:
             raise RecipeError("--from: goes with `folder`, not with `toy`. Write `brics prepare folder --from DIR`.")
         default = SOURCES["toy"]
@@ -58,13 +62,14 @@ def prepare(
         if seed is not None:
             raise RecipeError("--seed: goes with `toy`; `folder` draws nothing.")
         result = prepare_folder(out or DATA_ROOT / folder.resolve().name, folder=folder, resolution=resolution,
-                                val_fraction=val_fraction, workers=workers, progress=track)
+                                classes=classes, val_fraction=val_fraction, workers=workers, progress=track)
     if result.rejected:
         warn(f"{len(result.rejected)} of the files could not be read; they are listed in the manifest, the first is "
              f"{result.rejected[0].path} ({result.rejected[0].reason})")
     images = result.dataset
     notes = [f"{result.ignored} other files ignored"] * (result.ignored > 0)
     notes += [f"{result.duplicates} duplicates among them"] * (result.duplicates > 0)
+    notes += [f"{len(images.header.get('classes', []))} classes"] * classes
     say(f"{images.path}: {'is prepared already' if result.already else 'prepared'}: "
         f"{', '.join(f'{n} {split}' for split, n in images.splits.items())} images of "
         f"{images.header['resolution']} pixels{''.join(f'; {note}' for note in notes)}.")

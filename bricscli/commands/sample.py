@@ -28,6 +28,11 @@ def sample(
                                                                   "is ddpm (default: the recipe's).")] = None,
     start: Annotated[float | None, typer.Option(metavar="T", help="Time in (0, 1] at which noise is taken for a noisy "
                                                 "key code (default: the recipe's).")] = None,
+    guidance: Annotated[float | None, typer.Option(metavar="W", help="How far beyond what their classes change images "
+                                                   "go: 1 is as in training, 0 without classes; other than 1 asks the "
+                                                   "denoiser twice as often (default: the recipe's).")] = None,
+    only: Annotated[str | None, typer.Option("--class", metavar="NAME", help="Draw this class only (default: of each "
+                                             "class as often as it was in the training data).")] = None,
     format: Annotated[str, typer.Option(help="png: a file per image, named by its seed. shards: WebDataset tar files "
                                              "of 1024 consecutive seeds each.")] = "png",
     batch_size: Annotated[int, typer.Option(help="Images drawn before they are written; does not change them. Rounded "
@@ -56,7 +61,8 @@ def sample(
         say(f"{chosen.path}: is the diffusion model that was trained last; using it.")
     out = out or chosen.samples
     done = sample_to_folder(chosen, out, seeds=wanted, device=choose_device(device), sampler=sampler, steps=steps,
-                            grid=grid, eta=eta, start=start, batch_size=batch_size, format=format)
+                            grid=grid, eta=eta, start=start, guidance=guidance, only=only, batch_size=batch_size,
+                            format=format)
     sheet = f"; the first of them in {done.sheet}" if done.sheet else ""
     say(f"{out}: {len(wanted)} images, {describe_seeds(wanted)}: {done.new} new, {done.kept} kept, {done.redone} redone"
         f"{sheet}.")

@@ -98,6 +98,12 @@ class Split:
         key, shard, _ = self._samples[i]
         return f"{self._folder / shard}: {key}.{extension}"
 
+    def crc32s(self, extension: str) -> list[int]:
+        """Of each sample's file, as the manifest has it. Raises DataError where the samples have no such file."""
+        if extension not in self.extensions:
+            raise DataError(f"{self.where(0, extension)}: no such file; there is {', '.join(self.extensions)}.")
+        return [members[extension].crc32 for _, _, members in self._samples]
+
     def read(self, i: int, extension: str = "png") -> bytes:
         """The contents of sample i's file, checked.
 

@@ -6,7 +6,7 @@ with features; MoVQ's is called with a `condition` as well, which the blocks han
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 SQRT2 = math.sqrt(2.0)
 Norm = Callable[[int], nn.Module]
+M = TypeVar("M", bound=nn.Module)
 #: Where taming's networks attend: after every block at the code's resolution and in the middle; there only; nowhere.
 Attention = Literal["code", "middle", "none"]
 
@@ -23,8 +24,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
-def zero_(layer: nn.Conv2d) -> nn.Conv2d:
-    """Makes a convolution give zeros at first, so that what it is added to starts as the identity."""
+def zero_(layer: M) -> M:
+    """Makes a layer give zeros at first, so that what it is added to starts as if it were not there."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -1,4 +1,7 @@
-"""Noisy key code, log SNR -> prediction: the UNet of LDM and Imagen (BRICS App. A.5), conditioned on log SNR."""
+"""Noisy key code, log SNR -> prediction: the UNet of LDM and Imagen (BRICS App. A.5), conditioned on log SNR.
+
+Differs from the paper, whose models are unconditional: with `classes` it also hears what each image shows.
+"""
 
 import math
 from collections.abc import Sequence
@@ -63,12 +66,15 @@ class UNet(nn.Module):
 
     The middle, at the lowest resolution, always has it. `predicts` changes nothing here: it goes where the network
     goes, so that nobody can take its output for something else.
+
+    With `classes`, a label's vector is added to the embedding of log SNR; number `classes` stands for no label. The
+    vectors start at zero: drawn from N(0, 1) they would at first drown log SNR, whose embedding is smaller than that.
     """
 
     def __init__(self, *, inputs: int, size: int, channels: int, multipliers: Sequence[int], blocks: int,
-                 attention: Sequence[int], head_channels: int, predicts: Prediction = "eps") -> None:
+                 attention: Sequence[int], head_channels: int, classes: int = 0, predicts: Prediction = "eps") -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.classes = channels, classes
         self.predicts: Prediction = predicts
         embedding = 4 * channels
         self.embedding = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
@@ -100,9 +106,15 @@ class UNet(nn.Module):
                 self.up.append(Upsample(width))
                 resolution *= 2
         self.norm, self.out = group_norm(width), zero_(nn.Conv2d(width, inputs, 3, padding=1))
+        if classes:
+            self.label = zero_(nn.Embedding(classes + 1, embedding))
 
-    def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, label: Tensor | None = None) -> Tensor:
+        """`label` int64 `(B,)` in 0 to `classes`; None: of no image."""
         embedding = self.embedding(embed_log_snr(log_snr, self.channels))
+        if self.classes:
+            label = torch.full_like(log_snr, self.classes, dtype=torch.int64) if label is None else label
+            embedding = embedding + self.label(label)
         x = self.stem(x)
         skips = [x]
         for layer in self.down:

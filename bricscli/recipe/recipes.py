@@ -35,6 +35,9 @@ from bricscli.recipe.specs import (
     UNetSpec,
 )
 
+#: What a recipe that says nothing about it has.
+_LABEL_DROPOUT = DiffusionTrainingSpec.model_fields["label_dropout"].default
+
 
 class AutoencoderRecipe(Spec):
     """image -> encoder -> bottleneck -> retrieval -> decoder -> image."""
@@ -179,11 +182,24 @@ class DiffusionRecipe(Spec):
         if training.batch_size % training.accumulate:
             problems.append(f"training.accumulate: {training.accumulate} parts do not divide a batch of "
                             f"{training.batch_size}")
+        if self.denoiser.classes == 1:
+            problems.append("denoiser.classes: a single class tells nothing; write 0, or 2 and more")
+        if not self.denoiser.classes and training.label_dropout != _LABEL_DROPOUT:
+            problems.append("training.label_dropout: belongs to a denoiser with classes; leave it out")
+        if problem := self.problem_of_guidance(self.sampling.guidance):
+            problems.append(f"sampling.guidance: {problem}; write 1")
         if self.denoiser.channels % 2:
             problems.append(f"denoiser.channels: {self.denoiser.channels} is odd; half of them are sines, half cosines")
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def problem_of_guidance(self, guidance: float) -> str | None:
+        """Why the denoiser cannot be guided so, which it would have to know both with labels and without."""
+        if guidance == 1 or (self.denoiser.classes and self.training.label_dropout):
+            return None
+        lacking = "whose labels were dropped now and then" if self.denoiser.classes else "with classes"
+        return f"{guidance:g} needs a denoiser {lacking}"
 
     def check_code_size(self, size: int) -> None:
         """Raises RecipeError unless the denoiser can halve key codes of `size` pixels as often as it wants to."""

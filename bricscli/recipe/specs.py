@@ -200,6 +200,7 @@ class UNetSpec(Spec):
     blocks: PositiveInt = 2
     attention: Sizes = (32, 16, 8)  #: resolutions with self-attention
     head_channels: PositiveInt = 64
+    classes: Count = 0  #: of images whose data set has labels; 0: unconditional, as in the paper
 
 
 class ChenCosineSpec(Spec):
@@ -274,6 +275,7 @@ class DiffusionTrainingSpec(Spec):
     gradient_clip: Weight = 1.0
     ema: Fraction = 0.9999
     flip: bool = True  #: use the mirrored image's key code half of the time
+    label_dropout: Fraction = 0.1  #: share of the images whose label is not told; only with denoiser.classes
     seed: Count = 0
 
 
@@ -292,6 +294,8 @@ class SamplingSpec(Spec):
     #: Time at which pure noise is taken for x_t. Little of the training lies near 1, and an error there, divided by
     #: alpha, decides the whole image: a model that trained for minutes draws better from an earlier start.
     start: Annotated[float, Field(gt=0, le=1)] = 0.97
+    #: Classifier-free guidance, unconditional + guidance (conditional - unconditional): 1 is none, 1 + w of its paper.
+    guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
 
     @model_validator(mode="after")
     def check_eta(self) -> "SamplingSpec":

@@ -3,7 +3,8 @@
 A sample is `<key>.code.npy`, and `<key>.flip.npy` for the mirrored image where the recipe mirrors: float16
 `(C_z, H_z, W_z)`. Key codes are in [0, 1]; rounding to float16 (at most 2.5e-4) lies far below the precision that the
 decoder is trained to tolerate, 1 / (4 r_max). Other latents are unbounded, and the manifest says how far those of the
-train split spread (`latents`: "std" of all values, and "largest", the greatest |value|).
+train split spread (`latents`: "std" of all values, and "largest", the greatest |value|). Labels of images, and the
+names of their classes, go with them.
 """
 
 import io
@@ -18,6 +19,7 @@ import torch
 
 from bricscli import files
 from bricscli.data.images import decode_image, to_float
+from bricscli.data.labels import LABEL
 from bricscli.data.loader import in_order
 from bricscli.data.shards import Sample, ShardSet, write_shards
 from bricscli.errors import DataError, MismatchError
@@ -45,6 +47,8 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
         "shape": list(autoencoder.code_shape),
         "dtype": "float16",
     }
+    if "classes" in images.header:
+        header["classes"] = images.header["classes"]
     files.check_writable(run.path)
     with run.lock():
         existing = _existing(run.codes)
@@ -133,7 +137,8 @@ def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.dev
                                         "number. Train the autoencoder again, with a smaller learning rate.")
                     if split_name == "train":
                         spread.add(latent)
-                yield split_name, split.keys[number], {name: _to_npy(latent) for name, latent in latents.items()}
+                label = {LABEL: split.read(number, LABEL)} if "classes" in images.header else {}
+                yield split_name, split.keys[number], label | {name: _to_npy(code) for name, code in latents.items()}
 
 
 def _to_npy(array: np.ndarray) -> bytes:

@@ -1,7 +1,7 @@
 """Runs on disk -> modules that can be used, checked to belong together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,16 +45,25 @@ class LoadedAutoencoder:
 
 
 @dataclass(frozen=True)
+class Prior:
+    """What latents are drawn from; `shape` is theirs."""
+
+    denoiser: UNet
+    schedule: Schedule
+    scaling: Scaling
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
 class LoadedDenoiser:
     """A trained denoiser with the autoencoder whose key codes it draws."""
 
     name: str
     recipe: DiffusionRecipe
-    model: UNet
-    schedule: Schedule
-    scaling: Scaling
+    prior: Prior
     digest: str
     autoencoder: LoadedAutoencoder
+    classes: Mapping[str, int] = field(default_factory=dict)  #: how many training samples each has, by number
 
 
 def load_autoencoder(run: RunDirectory, device: torch.device, checkpoint: str | None = None) -> LoadedAutoencoder:
@@ -79,7 +88,7 @@ def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
     """
     recipe_of(run, DiffusionRecipe)
     path = _latest(run)
-    expected = run.info["autoencoder"]
+    expected, classes = run.info["autoencoder"], run.info.get("classes", {})
     weights = load_weights(run.autoencoder_path)
     if weights.digest != expected["digest"]:
         raise MismatchError(f"{run.autoencoder_path}: is autoencoder {weights.digest[:8]}, but the run was trained "
@@ -88,13 +97,16 @@ def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
     checkpoint = load_checkpoint(path)
     recipe = parse_recipe(checkpoint.recipe_text, str(path))
     assert isinstance(recipe, DiffusionRecipe)
+    if len(classes) != recipe.denoiser.classes:
+        raise DataError(f"{run.info_path}: names {len(classes)} classes, and {path} has {recipe.denoiser.classes}. "
+                        "Put the run's own file back.")
     channels, size, _ = autoencoder.code_shape
     model = build_denoiser(recipe, channels, size)
     _fill(model, checkpoint.weights, path)
     model.to(device).eval().requires_grad_(False)
     scaling = scaling_of(autoencoder.recipe, expected.get("latents", {}))
-    return LoadedDenoiser(run.name, recipe, model, build_schedule(recipe.schedule), scaling, checkpoint.digest,
-                          autoencoder)
+    prior = Prior(model, build_schedule(recipe.schedule), scaling, autoencoder.code_shape)
+    return LoadedDenoiser(run.name, recipe, prior, checkpoint.digest, autoencoder, classes)
 
 
 def scaling_of(recipe: AutoencoderRecipe, latents: Mapping[str, float]) -> Scaling:

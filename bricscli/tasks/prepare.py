@@ -1,7 +1,8 @@
 """`brics prepare`: images -> image shards.
 
-Every sample is `<key>.png` and `<key>.json` ({"source", "sha256"}). The same input gives the same bytes, whatever the
-number of workers: results are taken in the order of the sources, and the split depends on the contents alone.
+Every sample is `<key>.png` and `<key>.json` ({"source", "sha256"}). With classes it has a label as well, `<key>.cls`,
+which the JSON repeats ("label", "class"); the manifest names the classes. The same input gives the same bytes, whatever
+the number of workers: results are taken in the order of the sources, and the split depends on the contents alone.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from bricscli import files
 from bricscli.data import images, toy
+from bricscli.data.labels import LABEL, encode_label
 from bricscli.data.shards import MANIFEST, Sample, ShardSet, write_shards
 from bricscli.data.sources import list_images
 from bricscli.data.workers import map_in_order
@@ -107,28 +109,33 @@ def prepare_folder(
     *,
     folder: Path,
     resolution: int,
+    classes: bool = False,
     val_fraction: float = 0.05,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """Crops and resizes every image below `folder` into the data set `out`.
 
+    With `classes` the folders directly under `folder`, sorted by name, are the classes of the images in them.
+
     The same command on a finished data set made of the same files only verifies it. Files that are named like images
     and cannot be read are listed in the manifest. `workers`: processes; None: one per CPU core.
 
     Raises:
         RecipeError: a value is out of range.
-        DataError: there are no images or only copies of one, more than 1 % of them cannot be read, or `out` holds
-            something else, is damaged, or cannot be written.
+        DataError: there are no images or only copies of one, more than 1 % of them cannot be read, the folders make no
+            classes, or `out` holds something else, is damaged, or cannot be written.
     """
     _check_options(resolution, val_fraction, workers)
     listing = list_images(folder)
     total = len(listing.paths)
+    names = _class_names(folder, listing.names) if classes else []
 
     def settings(digests: Sequence[str]) -> dict[str, Any]:
         lines = [f"{digest} {name}\n" for digest, name in zip(digests, listing.names, strict=True)]
         source = {"name": "folder", "files": total, "sha256": _sha256("".join(lines).encode())}
-        return _settings(source, resolution, val_fraction, crop="center", resize="lanczos")
+        asked = _settings(source, resolution, val_fraction, crop="center", resize="lanczos")
+        return asked | {"classes": names} if classes else asked
 
     if existing := _existing(out):
         digests = _show(progress, map_in_order(_digest, listing.paths, workers), total, "comparing", "files")
@@ -150,7 +157,7 @@ def prepare_folder(
             **_findings(digests, listing.ignored, rejected),
         }
         samples = (
-            _sample(i, len(good), i in val, spool[good[i]], listing.names[good[i]], digests[i])
+            _sample(i, len(good), i in val, spool[good[i]], listing.names[good[i]], digests[i], names)
             for i in _train_then_val(len(good), val)
         )
         return Prepared(write_shards(out, header, samples))
@@ -206,7 +213,7 @@ def _existing(out: Path) -> ShardSet | None:
 def _same(existing: ShardSet, settings: dict[str, Any]) -> Prepared:
     if existing.header["kind"] != settings["kind"]:
         raise DataError(f"{existing.path}: holds {existing.header['kind']}. Choose another --out, or delete it.")
-    found, wanted = ({**header, **header["source"]} for header in (existing.header, settings))
+    found, wanted = ({"classes": None, **header, **header["source"]} for header in (existing.header, settings))
     differing = [key for key in wanted if key not in ("source", "sha256") and found.get(key) != wanted[key]]
     if differing or found["source"] != wanted["source"]:
         facts = [f"{key} {_show_value(found.get(key))}, not {_show_value(wanted[key])}" for key in differing]
@@ -217,7 +224,22 @@ def _same(existing: ShardSet, settings: dict[str, Any]) -> Prepared:
 
 
 def _show_value(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join([*value[:3], *["..."] * (len(value) > 3)])
     return "none" if value is None else str(value)
+
+
+def _class_names(folder: Path, files_below: Sequence[str]) -> list[str]:
+    """The folders directly under `folder`, sorted. Raises DataError where an image lies in none, or all in one."""
+    outside = next((name for name in files_below if "/" not in name), None)
+    if outside is not None:
+        raise DataError(f"{folder}: {outside} lies in none of the folders that name the classes. Move it into one, or "
+                        "leave out --classes.")
+    names = sorted({name.split("/")[0] for name in files_below})
+    if len(names) < 2:
+        raise DataError(f"{folder}: all images lie in one folder, {names[0]}, and a single class tells nothing. Add "
+                        "another folder beside it, or leave out --classes.")
+    return names
 
 
 def _check_rejected(folder: Path, rejected: Sequence[Rejected], total: int) -> None:
@@ -254,10 +276,18 @@ def _train_then_val(count: int, val: set[int]) -> list[int]:
     return [i for i in range(count) if i not in val] + sorted(val)
 
 
-def _sample(i: int, count: int, val: bool, png: bytes, source: str, digest: str) -> Sample:
+def _sample(
+    i: int, count: int, val: bool, png: bytes, source: str, digest: str, classes: Sequence[str] = ()
+) -> Sample:
     key = f"{i:0{max(6, len(str(count - 1)))}d}"
-    origin = json.dumps({"source": source, "sha256": digest}, ensure_ascii=False).encode()
-    return "val" if val else "train", key, {"json": origin, "png": png}
+    origin: dict[str, Any] = {"source": source, "sha256": digest}
+    contents = {"png": png}
+    if classes:
+        name = source.split("/")[0]
+        origin |= {"label": classes.index(name), "class": name}
+        contents[LABEL] = encode_label(origin["label"])
+    contents["json"] = json.dumps(origin, ensure_ascii=False).encode()
+    return "val" if val else "train", key, dict(sorted(contents.items()))
 
 
 def _draw(seed: int, resolution: int, i: int) -> bytes:

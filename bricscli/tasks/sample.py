@@ -14,19 +14,20 @@ from bricscli import files
 from bricscli.data.images import encode_png, sheet, to_uint8
 from bricscli.data.samples import FORMATS, SampleFolder, sample_key
 from bricscli.data.workers import map_behind
-from bricscli.diffusion.denoiser import PredictData, Scaling
+from bricscli.diffusion.denoiser import PredictData
+from bricscli.diffusion.guidance import Guided
 from bricscli.diffusion.samplers import run_sampler
 from bricscli.diffusion.schedule import Schedule
 from bricscli.diffusion.step_grids import STEP_GRIDS
 from bricscli.errors import BricsError, RecipeError
 from bricscli.nn.autoencoder import Autoencoder
-from bricscli.nn.unet import UNet
 from bricscli.recipe.specs import Sampler, SamplingSpec, StepGrid
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import Progress, track, warn
 from bricscli.run.provenance import describe_process
 from bricscli.runtime import PASS_WIDTH, generator_for, in_passes
-from bricscli.tasks.models import LoadedDenoiser, load_denoiser
+from bricscli.tasks.classes import check_conditions, draw_labels
+from bricscli.tasks.models import LoadedDenoiser, Prior, load_denoiser
 
 #: More at once are a slip of the finger.
 MOST_SEEDS = 10_000_000
@@ -58,9 +59,11 @@ class Sampled:
 
 def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], device: torch.device,
                      sampler: str | None = None, steps: int | None = None, grid: str | None = None,
-                     eta: float | None = None, start: float | None = None, batch_size: int = 64,
-                     format: str = "png") -> Sampled:
+                     eta: float | None = None, start: float | None = None, guidance: float | None = None,
+                     only: str | None = None, batch_size: int = 64, format: str = "png") -> Sampled:
     """Draws one image for each of `seeds` into `out`, as data/samples.py describes it, and a contact sheet beside it.
+
+    `only` of one class, or of any.
 
     Whole images that are there already, drawn by the same model in the same way, are kept. Files are written while the
     next images are drawn. Raises DataError where `out` holds others or cannot be written, RecipeError for a value out
@@ -70,9 +73,10 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], devi
     if format not in FORMATS:
         raise RecipeError(f"--format: `{format}` is unknown. There are: {', '.join(FORMATS)}.")
     denoiser = load_denoiser(run, device)
-    sampling = choose_sampling(denoiser.recipe.sampling, sampler, steps, start, grid, eta)
-    step_levels(sampling, denoiser.schedule)  # or RecipeError, before any file
-    folder = _create_folder(out, {"format": format, **_describe(denoiser, sampling, device)})
+    sampling = choose_sampling(denoiser.recipe.sampling, sampler, steps, start, grid, eta, guidance)
+    check_conditions(run.name, denoiser.recipe, denoiser.classes, only, sampling.guidance)
+    step_levels(sampling, denoiser.prior.schedule)  # or RecipeError, before any file
+    folder = _create_folder(out, {"format": format, **_describe(denoiser, sampling, only, device)})
     listed = set(folder.seeds)
     there = sorted(listed.intersection(seeds))
     damaged = [seed for seed in track(there, len(there), "checking", "images") if not folder.holds(seed)]
@@ -83,7 +87,7 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], devi
         folder.add(dict(zip(batch.seeds, pngs, strict=True)))
         return len(batch.seeds)
 
-    batches = iter_samples(denoiser, missing, sampling, device, _whole_passes(batch_size, device))
+    batches = iter_samples(denoiser, missing, sampling, device, _whole_passes(batch_size, device), only)
     with Progress(len(seeds), "sampling", "images", done=len(seeds) - len(missing)) as progress:
         try:
             for count in map_behind(save, batches):
@@ -93,7 +97,8 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], devi
     return Sampled(len(missing) - len(damaged), len(seeds) - len(missing), len(damaged), _write_sheet(out, seeds))
 
 
-def _describe(denoiser: LoadedDenoiser, sampling: SamplingSpec, device: torch.device) -> dict[str, Any]:
+def _describe(denoiser: LoadedDenoiser, sampling: SamplingSpec, only: str | None, device: torch.device
+              ) -> dict[str, Any]:
     """All that decides the pixels of a seed."""
     return {
         "resolution": denoiser.autoencoder.recipe.data.resolution,
@@ -101,7 +106,8 @@ def _describe(denoiser: LoadedDenoiser, sampling: SamplingSpec, device: torch.de
         "autoencoder": denoiser.autoencoder.digest,
         "ema": denoiser.recipe.training.ema,
         "sampling": sampling.model_dump(),
-        "dtype": str(next(denoiser.model.parameters()).dtype).removeprefix("torch."),
+        "class": only,
+        "dtype": str(next(denoiser.prior.denoiser.parameters()).dtype).removeprefix("torch."),
         "device": device.type}
 
 
@@ -135,29 +141,31 @@ def _write_sheet(out: Path, seeds: Sequence[int]) -> Path | None:
 
 
 def iter_samples(denoiser: LoadedDenoiser, seeds: Sequence[int], sampling: SamplingSpec, device: torch.device,
-                 batch_size: int = 64) -> Iterator[ImageBatch]:
-    """Draws one image per seed, `batch_size` at a time."""
+                 batch_size: int = 64, only: str | None = None) -> Iterator[ImageBatch]:
+    """Draws one image per seed, `batch_size` at a time; of a denoiser with classes `only` of one of them, or of any."""
     for start in range(0, len(seeds), batch_size):
         chosen = seeds[start : start + batch_size]
-        latents = draw_latents(denoiser.model, denoiser.schedule, denoiser.scaling, denoiser.autoencoder.code_shape,
-                               chosen, sampling, device)
+        latents = draw_latents(denoiser.prior, chosen, sampling, device, draw_labels(denoiser.classes, chosen, only))
         yield ImageBatch(decode_latents(denoiser.autoencoder.model, latents, device), chosen)
 
 
-def draw_latents(denoiser: UNet, schedule: Schedule, scaling: Scaling, shape: tuple[int, int, int],
-                 seeds: Sequence[int], sampling: SamplingSpec, device: torch.device) -> Tensor:
-    """Key codes in [0, 1], or other latents: `(len(seeds), *shape)` on the CPU."""
-    log_snr, predict = step_levels(sampling, schedule), PredictData(denoiser, scaling)
+def draw_latents(prior: Prior, seeds: Sequence[int], sampling: SamplingSpec, device: torch.device,
+                 labels: Tensor | None = None) -> Tensor:
+    """Key codes in [0, 1], or other latents: `(len(seeds), *prior.shape)` on the CPU; `labels` `(len(seeds),)`."""
+    log_snr = step_levels(sampling, prior.schedule)
 
     def draw(rows: Tensor) -> Tensor:
+        rows = rows.cpu()
         chosen = [seeds[row] for row in rows.tolist()]
+        label = None if labels is None else labels[rows].to(device)
+        predict = PredictData(Guided(prior.denoiser, label, sampling.guidance), prior.scaling)
 
         def noise(*step: int) -> Tensor:
             """Of every seed its own: what x_t starts as, or what is added at a step."""
-            return torch.stack([torch.randn(shape, generator=generator_for(seed, "sample", *step))
+            return torch.stack([torch.randn(prior.shape, generator=generator_for(seed, "sample", *step))
                                 for seed in chosen]).to(device)
 
-        return scaling.to_latent(run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta))
+        return prior.scaling.to_latent(run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta))
 
     return in_passes(draw, torch.arange(len(seeds)), device)
 
@@ -176,7 +184,7 @@ def decode_latents(autoencoder: Autoencoder, latents: Tensor, device: torch.devi
 
 
 def choose_sampling(recipe: SamplingSpec, sampler: str | None, steps: int | None, start: float | None = None,
-                    grid: str | None = None, eta: float | None = None) -> SamplingSpec:
+                    grid: str | None = None, eta: float | None = None, guidance: float | None = None) -> SamplingSpec:
     """The recipe's sampling with what the user asks for instead; another sampler leaves the recipe's eta behind.
 
     Raises RecipeError naming each option that cannot be.
@@ -188,13 +196,16 @@ def choose_sampling(recipe: SamplingSpec, sampler: str | None, steps: int | None
         problems.append(f"--start: {start} is out of range. Choose more than 0 and at most 1.")
     if eta is not None and not 0 <= eta <= 1:
         problems.append(f"--eta: {eta} is out of range. Choose 0 to 1.")
+    if guidance is not None and not 0 <= guidance <= 100:
+        problems.append(f"--guidance: {guidance} is out of range. Choose 0 to 100; 1 is none.")
     if eta and (chosen := sampler or recipe.sampler) != "ddim":
         problems.append(f"--eta: belongs to `ddim`, not to `{chosen}`. Leave it out, or add --sampler ddim.")
     if problems:
         raise RecipeError(*problems)
     if sampler not in (None, "ddim") and eta is None:
         eta = 0.0
-    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "start": start, "grid": grid, "eta": eta}
+    changes: dict[str, Any] = {"sampler": sampler, "steps": steps, "start": start, "grid": grid, "eta": eta,
+                               "guidance": guidance}
     return recipe.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 

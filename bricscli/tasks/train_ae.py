@@ -60,12 +60,12 @@ def train_autoencoder(
         check_same_data(run, images)
         step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None)
 
-        def read_batch(number: int) -> Tensor:
+        def read_batch(number: int) -> tuple[Tensor]:
             batch, flip = reader.batch(number)
             real = to_float(torch.from_numpy(batch).to(device))
             if not recipe.data.flip:
-                return real
-            return torch.where(torch.from_numpy(flip).to(device)[:, None, None, None], real.flip(-1), real)
+                return (real,)
+            return (torch.where(torch.from_numpy(flip).to(device)[:, None, None, None], real.flip(-1), real),)
 
         def preview(path: Path) -> Mapping[str, float]:
             fake = reconstruct_uint8(step.averaged, val, device)

@@ -19,9 +19,10 @@ from bricscli.run.directory import RunDirectory
 from bricscli.run.log import warn
 from bricscli.run.provenance import describe_process
 from bricscli.runtime import deterministic_algorithms
+from bricscli.tasks.classes import draw_labels, open_labels
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
-from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder, recipe_of, scaling_of
+from bricscli.tasks.models import LoadedAutoencoder, Prior, load_autoencoder, recipe_of, scaling_of
 from bricscli.tasks.sample import decode_latents, draw_latents
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep
@@ -52,6 +53,7 @@ def train_denoiser(
     latents = {"latents": codes.header["latents"]} if "latents" in codes.header else {}
     scaling = scaling_of(autoencoder.recipe, codes.header.get("latents", {}))
     train_codes = codes.split("train")
+    labels, classes = open_labels(codes, recipe) or (None, {})
     if training.flip and FLIP not in train_codes.extensions:
         warn(f"{codes.path}: holds no mirrored key codes (data.flip of the autoencoder is false); training.flip is "
              "without effect")
@@ -61,18 +63,19 @@ def train_denoiser(
         run = RunDirectory.create(run_path, recipe, {
             "kind": recipe.kind,
             "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest} | latents,
-            "data": describe_data(codes),
+            "data": describe_data(codes), **({"classes": classes} if classes else {}),
             "overrides": list(overrides), "device": device.type, "process": describe_process()})
         check_same_autoencoder(run, autoencoder)
         check_same_data(run, codes)
         step = DiffusionStep(recipe, device, scaling, channels=shape[0], size=shape[1])
 
-        def read_batch(number: int) -> Tensor:
-            return torch.from_numpy(reader.batch(number)[0]).to(device).float()
+        def read_batch(number: int) -> tuple[Tensor, Tensor | None]:
+            label = None if labels is None else torch.from_numpy(labels[reader.indices(number)]).to(device)
+            return torch.from_numpy(reader.batch(number)[0]).to(device).float(), label
 
         def preview(path: Path) -> Mapping[str, float]:
-            drawn = draw_latents(step.averaged, step.schedule, scaling, shape, PREVIEW_SEEDS, recipe.sampling,
-                                 device)
+            prior = Prior(step.averaged, step.schedule, scaling, shape)
+            drawn = draw_latents(prior, PREVIEW_SEEDS, recipe.sampling, device, draw_labels(classes, PREVIEW_SEEDS))
             images = decode_latents(autoencoder.model, drawn, device)
             files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
             return {}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TypeVarTuple
 
 from torch import Tensor
 
@@ -25,11 +25,13 @@ LOG_LINES = 400  #: of a whole run, in metrics.jsonl
 PREVIEWS = 4  #: sheets of a whole run
 KEPT_CHECKPOINTS = 2
 
+Batch = TypeVarTuple("Batch")
 
-class Step(Protocol):
-    """What the loop needs of `training.steps`."""
 
-    def __call__(self, step: int, batch: Tensor, /) -> dict[str, float]: ...
+class Step(Protocol[*Batch]):
+    """What the loop needs of `training.steps`; a batch is one tensor or several."""
+
+    def __call__(self, step: int, /, *batch: *Batch) -> dict[str, float]: ...
     def weights(self) -> dict[str, Tensor]: ...
     def training_state(self) -> dict[str, Tensor]: ...
     def load(self, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None: ...
@@ -60,13 +62,13 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 def train(
-    step_function: Step,
+    step_function: Step[*Batch],
     run: RunDirectory,
     recipe_text: str,
     *,
     images: int,
     batch_size: int,
-    read_batch: Callable[[int], Tensor],
+    read_batch: Callable[[int], tuple[*Batch]],
     preview: Callable[[Path], Mapping[str, float]],
     save_every: float = 600.0,
     protect: Callable[[], list[Path]] = list,
@@ -99,7 +101,7 @@ def train(
         saved = time.monotonic()
         for step in range(first, last):
             try:
-                numbers = step_function(step, read_batch(step))
+                numbers = step_function(step, *read_batch(step))
             except NonFiniteError as error:
                 raise _not_finite(run, error, step, batch_size) from None
             done, seen = step + 1, (step + 1) * batch_size
@@ -115,7 +117,7 @@ def train(
     return checkpoint
 
 
-def _resume(step_function: Step, run: RunDirectory) -> tuple[int, Path | None]:
+def _resume(step_function: Step[*Batch], run: RunDirectory) -> tuple[int, Path | None]:
     path = latest_checkpoint(run.checkpoints)
     if path is None:
         return 0, None

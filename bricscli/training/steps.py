@@ -3,13 +3,15 @@
 A step is a pure function of its state, its batch and its number: every random draw is seeded by (seed, purpose, step).
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from bricscli.build import build_autoencoder, build_denoiser, build_discriminator, build_schedule
 from bricscli.diffusion.denoiser import Scaling, denoising_loss, draw_times
+from bricscli.diffusion.guidance import Guided, drop_labels
 from bricscli.losses.adversarial import ADVERSARIAL, adaptive_weight, gradient_penalty
 from bricscli.losses.reconstruction import l1_loss, l2_loss
 from bricscli.nn.autoencoder import Autoencoder
@@ -156,24 +158,32 @@ class DiffusionStep:
     def averaged(self) -> UNet:
         return self.denoiser.averaged
 
-    def __call__(self, step: int, latent: Tensor, /) -> dict[str, float]:
-        """`latent` `(B, C_z, H_z, W_z)`, as encoded; returns the numbers for the log. Raises NonFiniteError."""
+    def __call__(self, step: int, latent: Tensor, label: Tensor | None = None, /) -> dict[str, float]:
+        """`latent` `(B, C_z, H_z, W_z)`, as encoded; returns the numbers for the log. Raises NonFiniteError.
+
+        `label` int64 `(B,)`, of a denoiser with classes.
+        """
         training, log = self.recipe.training, Means()
-        norm = self.denoiser.differentiate("loss", self._losses(step, self.scaling.to_x_0(latent), log))
+        norm = self.denoiser.differentiate("loss", self._losses(step, self.scaling.to_x_0(latent), label, log))
         self.denoiser.update(step, learning_rate_at(
             step * training.batch_size, peak=training.learning_rate, warmup=training.warmup_images,
             decay=training.decay_images))
         return log.means() | {"gradient": norm}
 
-    def _losses(self, step: int, x_0: Tensor, log: Means) -> Iterator[Tensor]:
-        """The loss of each part; times and noise are drawn for the whole batch, however it is divided."""
+    def _losses(self, step: int, x_0: Tensor, label: Tensor | None, log: Means) -> Iterator[Tensor]:
+        """The loss of each part; everything is drawn for the whole batch, however it is divided."""
         training, denoising = self.recipe.training, self.recipe.denoising
         t = draw_times(len(x_0), generator_for(training.seed, "time", step)).to(x_0)
         noise = torch.randn(x_0.shape, generator=generator_for(training.seed, "noise", step)).to(x_0)
-        for part in zip(*(whole.chunk(training.accumulate) for whole in (x_0, t, noise)), strict=True):
+        labels: Iterable[Tensor | None] = itertools.repeat(None, training.accumulate)
+        if label is not None:
+            labels = drop_labels(label, training.label_dropout, self.recipe.denoiser.classes,
+                                 generator_for(training.seed, "label", step)).chunk(training.accumulate)
+        parts = zip(*(whole.chunk(training.accumulate) for whole in (x_0, t, noise)), strict=True)
+        for told, part in zip(labels, parts, strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                loss = denoising_loss(self.denoiser.model, self.schedule, *part, weight=denoising.weight,
-                                      gamma=denoising.gamma)
+                loss = denoising_loss(Guided(self.denoiser.model, told), self.schedule, *part,
+                                      weight=denoising.weight, gamma=denoising.gamma)
             log.add(loss=loss)
             yield loss / training.accumulate
 

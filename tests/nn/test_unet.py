@@ -104,3 +104,22 @@ def test_embedding_has_periods_from_1_to_1000() -> None:
     for row, value in zip(embedded.tolist(), log_snr.tolist(), strict=True):
         phases = [2 * math.pi * value / 1000 ** (i / 3) for i in range(4)]
         assert row == pytest.approx([*map(math.sin, phases), *map(math.cos, phases)], abs=1e-9)
+
+
+def test_without_classes_there_is_no_more_to_learn() -> None:
+    """And with them everything else starts the same."""
+    plain, labelled = make_unet().state_dict(), make_unet(classes=3).state_dict()
+    assert labelled.keys() - plain.keys() == {"label.weight"} and labelled["label.weight"].shape == (4, 32)
+    assert all(torch.equal(labelled[name], value) for name, value in plain.items())
+    assert labelled["label.weight"].abs().max() == 0
+
+
+def test_a_label_matters_for_its_own_image() -> None:
+    model = make_unet(classes=3)
+    shake(model)
+    x, log_snr = torch.randn(3, 2, 8, 8, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    before, after = (model(x, log_snr, torch.tensor(label)) for label in ([0, 1, 2], [0, 1, 1]))
+    torch.testing.assert_close(before[:2], after[:2])
+    assert (before[2] - after[2]).abs().max() > 1e-3
+    torch.testing.assert_close(model(x, log_snr), model(x, log_snr, torch.tensor([3, 3, 3])), msg="no label")
+    assert (model(x, log_snr) - before).abs().amax((1, 2, 3)).min() > 1e-3

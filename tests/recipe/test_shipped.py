@@ -35,10 +35,26 @@ def test_loads_and_survives_writing(name: str) -> None:
     ("sampling={sampler: ddim, eta: -1}", "sampling.eta: must be at least 0, got -1"),
     ("sampling={sampler: ddim, eta: .nan}", "sampling.eta: must be at most 1, got nan|sampling.eta: .*nan"),
     ("sampling.eta=1.0", "sampling.eta: belongs to `ddim`, not to `dpmpp_2m`; write 0"),
+    ("sampling.guidance=-1", "sampling.guidance: must be at least 0, got -1"),
+    ("sampling.guidance=101.0", "sampling.guidance: must be at most 100, got 101"),
+    ("sampling.guidance=2.0", "sampling.guidance: 2 needs a denoiser with classes; write 1"),
+    ("denoiser.classes=1", "denoiser.classes: a single class tells nothing; write 0, or 2 and more"),
+    ("denoiser.classes=-1", "denoiser.classes: must be at least 0, got -1"),
+    ("training.label_dropout=0.2", "training.label_dropout: belongs to a denoiser with classes; leave it out"),
+    ("training.label_dropout=1.0", "training.label_dropout: must be below 1, got 1"),
 ])
 def test_values_that_make_no_denoiser_are_refused(override: str, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         load_recipe("church64x4-diffusion.yaml", [override])
+
+
+def test_guidance_needs_both_predictions() -> None:
+    """With every label told in training nobody taught the denoiser to do without."""
+    recipe = load_recipe("photos64-classes-diffusion.yaml", ["sampling.guidance=1", "training.label_dropout=0"])
+    assert isinstance(recipe, DiffusionRecipe)
+    assert recipe.problem_of_guidance(1.0) is None
+    with pytest.raises(RecipeError, match=r"sampling.guidance: 1.5 needs a denoiser whose labels were dropped now and"):
+        load_recipe("photos64-classes-diffusion.yaml", ["training.label_dropout=0"])
 
 
 def test_a_denoiser_cannot_halve_a_code_more_often_than_it_goes() -> None:

@@ -46,11 +46,11 @@ def test_the_denoiser_and_its_own_copy_of_the_autoencoder(copied: Trained) -> No
     assert (loaded.name, loaded.recipe) == ("toy-diffusion", copied.diffusion_recipe)
     assert loaded.digest == checkpoint_digest(newest)
     stored = load_checkpoint(newest).weights
-    assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.model.state_dict().items())
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.prior.denoiser.state_dict().items())
     assert loaded.autoencoder.digest == autoencoder.digest and loaded.autoencoder.name == "toy"
     code = torch.rand(1, 2, 8, 8)
     assert torch.equal(loaded.autoencoder.model.decode(code), autoencoder.model.decode(code))
-    assert not loaded.model.training
+    assert not loaded.prior.denoiser.training
 
 
 def test_runs_of_the_other_kind_are_refused(trained: Trained) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from bricscli.commands.prepare import prepare as command
 from bricscli.data import toy
 from bricscli.data.images import Pixels, crop_and_resize, decode_image, encode_png, to_pixels
+from bricscli.data.labels import read_labels
 from bricscli.data.shards import ShardSet, write_shards
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.tasks import prepare
@@ -223,6 +224,7 @@ def test_what_others_left_beside_it_stays(tmp_path: Path) -> None:
     [
         ({"source": "toy", "resolution": 0}, "--resolution: 0 is out of range"),
         ({"source": "toy", "count": 0}, "--count: 0 is too few"),
+        ({"source": "toy", "classes": True}, "--classes: goes with `folder`"),
         ({"source": "folder", "resolution": 8, "seed": 0}, "--seed: goes with `toy`"),
         ({"source": "folder", "resolution": 8, "count": 9}, "--count: goes with `toy`"),
         ({"source": "lsun"}, r"`lsun` is unknown\. There are: toy \(churches.*\), folder \(your.*\)\."),
@@ -327,6 +329,60 @@ def test_a_file_that_is_too_large_is_rejected(photos: Path, tmp_path: Path, monk
     monkeypatch.setattr(prepare, "MAX_FILE_BYTES", 10)
     with pytest.raises(DataError, match=r"none of its 12 image files can be read: 000.png"):
         prepare_folder(tmp_path / "set", folder=photos, resolution=8)
+
+
+@pytest.fixture
+def kinds(tmp_path: Path) -> Path:
+    """Three classes, whose names do not sort as the paths below them do; one image lies deeper."""
+    for start, name in enumerate(["b-side", "b", "ä/deep"]):
+        fill(tmp_path / "photos" / name, 4, start=100 * start)
+    return tmp_path / "photos"
+
+
+def test_folders_name_the_classes(kinds: Path, tmp_path: Path) -> None:
+    dataset = prepare_folder(tmp_path / "set", folder=kinds, resolution=16, classes=True, val_fraction=0.25).dataset
+    names = dataset.header["classes"]
+    assert names == ["b", "b-side", "ä"] and dataset.splits == {"train": 9, "val": 3}
+    seen = []
+    for split in map(dataset.split, dataset.splits):
+        for i, label in enumerate(read_labels(split, 3).tolist()):
+            origin = json.loads(split.read(i, "json"))
+            assert split.read(i, "cls") == str(label).encode() and origin["label"] == label
+            assert origin["class"] == names[label] == origin["source"].split("/")[0]
+            seen.append(label)
+    assert sorted(seen) == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_classes_change_neither_the_pictures_nor_the_split(kinds: Path, tmp_path: Path) -> None:
+    plain, labelled = (prepare_folder(tmp_path / str(classes), folder=kinds, resolution=16, classes=classes)
+                       for classes in (False, True))
+    for name in ("train", "val"):
+        one, other = plain.dataset.split(name), labelled.dataset.split(name)
+        assert one.keys == other.keys and one.extensions == ["json", "png"]
+        assert [one.read(i) for i in range(len(one))] == [other.read(i) for i in range(len(other))]
+    assert "classes" not in plain.dataset.header
+    again = prepare_folder(tmp_path / "again", folder=kinds, resolution=16, classes=True, workers=2)
+    assert contents(tmp_path / "again") == contents(tmp_path / "True")
+    assert prepare_folder(again.dataset.path, folder=kinds, resolution=16, classes=True).already
+
+
+def test_a_data_set_with_other_classes_is_not_taken_for_it(kinds: Path, tmp_path: Path) -> None:
+    for made in (False, True):
+        out = tmp_path / str(made)
+        prepare_folder(out, folder=kinds, resolution=16, classes=made)
+        words = r"classes b, b-side, ä, not none" if made else r"classes none, not b, b-side, ä"
+        with pytest.raises(DataError, match=rf"holds another data set \({words}\)\. Choose another --out"):
+            prepare_folder(out, folder=kinds, resolution=16, classes=not made)
+
+
+def test_folders_that_make_no_classes(kinds: Path, tmp_path: Path) -> None:
+    picture(1000).save(kinds / "zebra.png")
+    picture(1001).save(kinds / "aardvark.png")
+    with pytest.raises(DataError, match=r"photos: aardvark.png lies in none of the folders that name the classes\. Mo"):
+        prepare_folder(tmp_path / "set", folder=kinds, resolution=16, classes=True)
+    with pytest.raises(DataError, match=r"ä: all images lie in one folder, deep, and a single class tells nothing\. Ad"):
+        prepare_folder(tmp_path / "set", folder=kinds / "ä", resolution=16, classes=True)
+    assert not (tmp_path / "set").exists()
 
 
 def test_toy_pictures_are_the_drawings(tmp_path: Path) -> None:

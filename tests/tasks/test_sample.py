@@ -53,7 +53,7 @@ def denoiser(trained: Trained) -> LoadedDenoiser:
     """With random weights everywhere, so that what it says depends on every input strongly."""
     loaded = load_denoiser(trained.diffusion, CPU)
     torch.manual_seed(0)
-    for parameter in [*loaded.model.parameters(), *loaded.autoencoder.model.retrieval.parameters()]:
+    for parameter in [*loaded.prior.denoiser.parameters(), *loaded.autoencoder.model.retrieval.parameters()]:
         nn.init.normal_(parameter, std=0.3)
     return loaded
 
@@ -82,7 +82,7 @@ def test_a_seed_is_an_image(denoiser: LoadedDenoiser, sampling: SamplingSpec) ->
 def test_one_width_is_what_makes_it_so(denoiser: LoadedDenoiser) -> None:
     """Kernels round differently at different widths: every pass has the same one, padded."""
     widths: list[int] = []
-    handle = denoiser.model.register_forward_pre_hook(lambda _, arguments: widths.append(len(arguments[0])))
+    handle = denoiser.prior.denoiser.register_forward_pre_hook(lambda _, arguments: widths.append(len(arguments[0])))
     images(denoiser, [1, 2, 3], 2)
     handle.remove()
     assert set(widths) == {PASS_WIDTH["cpu"]} and len(widths) == 2 * (SAMPLING.steps + 1)
@@ -95,11 +95,11 @@ def test_codes_come_from_the_sampler_and_the_seeds_own_noise(denoiser: LoadedDen
         return torch.stack([torch.randn(shape, generator=generator_for(seed, "sample", *step)) for seed in range(8)])
 
     for sampling in (SAMPLING, NOISY):
-        log_snr = step_levels(sampling, denoiser.schedule)
+        log_snr = step_levels(sampling, denoiser.prior.schedule)
         with torch.no_grad():
-            predict = PredictData(denoiser.model, KEY_CODES)
+            predict = PredictData(denoiser.prior.denoiser, KEY_CODES)
             x_0 = run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta)
-        codes = draw_latents(denoiser.model, denoiser.schedule, KEY_CODES, shape, range(8), sampling, CPU)
+        codes = draw_latents(denoiser.prior, range(8), sampling, CPU)
         torch.testing.assert_close(codes, KEY_CODES.to_latent(x_0))
         assert codes.min() >= 0 and codes.max() <= 1 and codes.std() > 0.05
 
@@ -119,7 +119,8 @@ def test_folder_of_samples(trained: Trained, tmp_path: Path) -> None:
         "schema": 1, "kind": "samples", "format": "png", "resolution": 16, "seeds": "999999-1000001",
         "denoiser": {"run": "toy-diffusion", "digest": loaded.digest}, "autoencoder": loaded.autoencoder.digest,
         "ema": loaded.recipe.training.ema, "dtype": "float32", "device": "cpu", "splits": {}, "shards": [],
-        "sampling": {"sampler": "dpmpp_2m", "steps": 4, "grid": "log_snr", "eta": 0.0, "start": 0.97}}
+        "class": None,
+        "sampling": {"sampler": "dpmpp_2m", "steps": 4, "grid": "log_snr", "eta": 0.0, "start": 0.97, "guidance": 1.0}}
 
 
 def names(folder: Path) -> list[str]:
@@ -373,5 +374,5 @@ def test_the_sampler_is_the_one_asked_for(denoiser: LoadedDenoiser) -> None:
     asked += [("ddim", 4, 0.97, "log_snr", 0.7), ("dpmpp_2m", 5, 0.97), ("dpmpp_2m", 5, 0.9),
               ("dpmpp_2m", 5, 0.9, "trailing")]
     kinds = [choose_sampling(SAMPLING, *options) for options in asked]
-    codes = [draw_latents(denoiser.model, denoiser.schedule, KEY_CODES, shape, range(2), kind, CPU) for kind in kinds]
+    codes = [draw_latents(denoiser.prior, range(2), kind, CPU) for kind in kinds]
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(codes, 2))

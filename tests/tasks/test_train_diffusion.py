@@ -77,12 +77,12 @@ def test_latents_that_are_no_key_codes(
     codes = encode(first, trained.data, device=CPU)
     run = train_denoiser(tiny_diffusion(), first.path, tmp_path / "run", device=CPU)
     denoiser = load_denoiser(run, CPU)
-    assert denoiser.scaling.unit == codes.header["latents"]["std"]
+    assert denoiser.prior.scaling.unit == codes.header["latents"]["std"]
     split, shape = codes.split("train"), denoiser.autoencoder.code_shape
     latents = torch.from_numpy(np.stack([decode_code(split.read(i, CODE), shape) for i in range(len(split))])).float()
-    assert 0.8 < float(denoiser.scaling.to_x_0(latents).std()) < 1.25, "the mirrored ones count as well"
+    assert 0.8 < float(denoiser.prior.scaling.to_x_0(latents).std()) < 1.25, "the mirrored ones count as well"
     sampling, model = SamplingSpec(steps=3), denoiser.autoencoder.model
-    drawn = draw_latents(denoiser.model, denoiser.schedule, denoiser.scaling, shape, range(3), sampling, CPU)
+    drawn = draw_latents(denoiser.prior, range(3), sampling, CPU)
     with torch.no_grad():
         images = to_uint8(model.decode(model.bottleneck.snap(drawn)))
     batch = next(iter_samples(denoiser, range(3), sampling, CPU))

@@ -49,13 +49,13 @@ class Job:
     def train(self, events: Events = {}, *, save_every: float = 600.0, step: Step | None = None) -> Path:  # noqa: B006
         shape = (3, 16, 16) if isinstance(self.recipe, AutoencoderRecipe) else (2, 8, 8)
 
-        def read_batch(number: int) -> Tensor:
+        def read_batch(number: int) -> tuple[Tensor]:
             self.read.append(number)
             batch = torch.rand(BATCH, *shape, generator=torch.Generator().manual_seed(number))
             if number in events:
                 changed = events[number]()
-                return changed if isinstance(changed, Tensor) else batch
-            return batch
+                return (changed if isinstance(changed, Tensor) else batch,)
+            return (batch,)
 
         def preview(path: Path) -> dict[str, float]:
             path.parent.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bricscli.diffusion.denoiser import KEY_CODES, Weight, denoising_loss, draw_times
+from bricscli.diffusion.guidance import drop_labels
 from bricscli.diffusion.schedule import Flow
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
@@ -240,6 +241,41 @@ def test_parts_of_a_batch_of_codes_add_up_to_it(tiny_diffusion: MakeDiffusion, p
     for a, b in zip(divided.denoiser.model.parameters(), whole.denoiser.model.parameters(), strict=True):
         assert a.grad is not None and b.grad is not None
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6)
+
+
+LABELLED: dict[str, Any] = {"denoiser": {"classes": 3}}
+
+
+def test_labels_are_told_but_for_those_dropped_at_a_step(tiny_diffusion: MakeDiffusion) -> None:
+    """A pure function of seed and step, however the batch is divided; and what is told is learnt by its own row."""
+    label = torch.arange(32) % 3
+
+    def told(number: int, **training: Any) -> tuple[list[int], DiffusionStep]:
+        recipe = tiny_diffusion(**LABELLED, training={"batch_size": 32, "label_dropout": 0.4} | training)
+        step, heard = DiffusionStep(recipe, CPU, KEY_CODES, channels=2, size=8), list[int]()
+        step.denoiser.model.register_forward_pre_hook(lambda module, given: heard.extend(given[2].tolist()))
+        for parameter in step.denoiser.model.parameters():  # where layers end in zeros nothing comes back
+            nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(0))
+        step(number, codes(count=32), label)
+        return heard, step
+
+    heard, step = told(5)
+    assert heard == told(5)[0] == told(5, accumulate=4)[0] == drop_labels(
+        label, 0.4, 3, generator_for(3, "label", 5)).tolist()
+    assert len({tuple(found) for found in (heard, told(6)[0], told(5, seed=4)[0])}) == 3
+    assert 4 < heard.count(3) < 22 and all(found in (3, true) for found, true in zip(heard, label.tolist(), strict=True))
+    assert told(5, label_dropout=0.0)[0] == label.tolist()
+    gradient = step.denoiser.model.label.weight.grad
+    assert gradient is not None and (gradient.abs().sum(1) > 0).all()
+
+
+def test_a_labelled_step_loads_what_it_saved(tiny_diffusion: MakeDiffusion) -> None:
+    class Step(DiffusionStep):
+        def __call__(self, step: int, key_code: Tensor, label: Tensor | None = None, /) -> dict[str, float]:
+            return super().__call__(step, key_code, torch.tensor([0, 2, step % 3, 1]))
+
+    check_that_it_loads_what_it_saved(
+        lambda: Step(tiny_diffusion(**LABELLED, training={"label_dropout": 0.5}), CPU, KEY_CODES, channels=2, size=8), codes)
 
 
 def test_bf16_of_a_denoiser_is_autocast_and_close(tiny_diffusion: MakeDiffusion) -> None:
