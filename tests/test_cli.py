@@ -34,7 +34,6 @@ DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=25
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"],
             ["table"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"]]
 
-
 #: latent-diffusion's first stage: codes that are no key codes, and no grids.
 GRIDLESS = ["--recipe", "tiny/toy.yaml", "--set", "training.images=8", "--set", "encoder.channels=8",
             "--set", "bottleneck={kind: kl, channels: 4}", "--set", "retrieval.kind=none",
@@ -530,7 +529,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["sample", "-n", "1", "--start", "1e-12"], 2, "--start: 1e-12 leaves hardly any noise"),
     (["sample", "-n", "1", "--guidance", "-1"], 2, "--guidance: -1.0 is out of range. Choose 0 to 100; 1 is none"),
     (["sample", "-n", "1", "--guidance", "nan"], 2, "--guidance: nan is out of range"),
-    (["sample", "-n", "1", "--guidance", "2"], 2, "--guidance: 2 needs a denoiser with classes, which toy-diffusion is"),
+    (["sample", "-n", "1", "--guidance", "2"], 2, "--guidance: 2 needs a denoiser with classes, which toy-diff"),
     (["sample", "-n", "1", "--class", "chapel"], 2, "--class: toy-diffusion was trained without classes. Leave it out"),
     (["sample", "--seeds", "9-0"], 2, "--seeds: `9-0` is neither a seed nor a range of seeds"),
     (["sample", "--seeds", "0-3", "-n", "4"], 2, "--seeds: says already what -n and --seed would"),

@@ -101,7 +101,7 @@ def test_codes_and_recipe_must_agree(labelled: Path, trained: Trained, tiny_diff
                                      tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"codes: has no labels, and denoiser.classes is 2\. Prepare .* --classes and"):
         train_denoiser(tiny_diffusion(**CLASSES), trained.autoencoder.path, tmp_path / "run", device=CPU)
-    with pytest.raises(RecipeError, match=r"denoiser.classes: is 3, but .*codes has 2 \(dark, light\)\. Write --set den"):
+    with pytest.raises(RecipeError, match=r"denoiser.classes: is 3, but .*codes has 2 \(dark, light\)\. Write --set"):
         train_denoiser(tiny_diffusion(denoiser={"classes": 3}), labelled / "toy", tmp_path / "run", device=CPU)
     assert not (tmp_path / "run").exists()
     assert open_labels(ShardSet.open(labelled / "toy" / "codes"), tiny_diffusion()) is None, "unconditional: fine"
