@@ -211,6 +211,22 @@ def test_errors_of_the_block_stay_what_they_are(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, "of a file that was read")
 
 
+def test_new_file_replaces_or_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    with pytest.raises(ValueError), files.new_file(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError
+    assert names(tmp_path) == ["x"] and path.read_text() == "old"
+    with pytest.raises(BricsError, match="x: could not be written: No space left") as caught, files.new_file(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert len(caught.value.lines) == 1
+    with files.new_file(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert names(tmp_path) == ["x"] and path.read_text() == "new"
+
+
 def test_show_bytes() -> None:
     assert [files.show_bytes(n) for n in (0, 999, 1000, 1_234_567, 5 * 10**12)] == [
         "0 B", "999 B", "1.0 kB", "1.2 MB", "5.0 TB"]

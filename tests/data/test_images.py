@@ -204,6 +204,20 @@ def test_a_member_of_a_shard_is_what_it_should_be(data: bytes, reason: str) -> N
         images.decode_image(data, 4)
 
 
+def test_every_damage_of_a_png_is_noticed() -> None:
+    """Every bit and every length: decoding alone would overlook some."""
+    data = images.encode_png(np.arange(192, dtype=np.uint8).reshape(3, 8, 8))
+    assert images.is_whole_png(data, 8) and not images.is_whole_png(data, 9)
+    for i in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[i // 8] ^= 1 << i % 8
+        assert not images.is_whole_png(bytes(flipped), 8), i
+    assert not any(images.is_whole_png(data[:length], 8) for length in range(len(data)))
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "PNG")
+    assert not images.is_whole_png(buffer.getvalue(), 8)
+
+
 def test_floats_and_back() -> None:
     every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     floats = images.to_float(every)

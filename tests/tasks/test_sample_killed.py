@@ -27,7 +27,7 @@ def start(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts a process that samples; torch is loaded once, by a process of one thread that forks."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bricscli.tasks.sample"])
+    context.set_forkserver_preload(["bricscli.tasks.sample", "torch._inductor"])  # the latter for determinism
 
     def start_one(out: Path, seeds: Sequence[int], **options: Any) -> ForkServerProcess:
         process = context.Process(target=sample_to_folder, args=(trained.diffusion, out),
@@ -52,7 +52,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("format", ["png", "shards"])
-@pytest.mark.parametrize(("count", "every", "kills"), [(96, 100, 3), pytest.param(2000, 20, 10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "every", "kills"),
+                         [(96, 100, 3), pytest.param(2000, 20, 10, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(start: Start, tmp_path: Path, format: str, count: int, every: int,
                                   kills: int) -> None:
     """Seeds are `every` so many apart, so that there are several shards."""
