@@ -69,8 +69,12 @@ def test_without_a_label_guidance_changes_nothing() -> None:
 
 def test_guidance_is_that_of_x_0_whatever_is_predicted() -> None:
     x_t, level, label = noise(3, 4, 1, 2, 2) / 4, torch.tensor(1.0, dtype=torch.float64), torch.tensor([0, 1, 0, 1])
-    found = [PredictData(Guided(Exact(predicts), label, 2.0), KEY_CODES)(x_t, level) for predicts in get_args(Prediction)]
-    plain, without = (PredictData(Guided(Exact(), label, w), KEY_CODES)(x_t, level) for w in (1.0, 0.0))
+
+    def predict(predicts: Prediction, w: float) -> Tensor:
+        return PredictData(Guided(Exact(predicts), label, w), KEY_CODES)(x_t, level)
+
+    found = [predict(predicts, 2.0) for predicts in get_args(Prediction)]
+    plain, without = (predict("eps", w) for w in (1.0, 0.0))
     assert (plain - without).abs().max() > 0.1 and plain.abs().max() < 1, "nothing is clipped"
     for x_0 in found:
         torch.testing.assert_close(x_0, without + 2 * (plain - without))

@@ -369,7 +369,6 @@ def test_the_newest_samples(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_the_sampler_is_the_one_asked_for(denoiser: LoadedDenoiser) -> None:
-    shape = denoiser.autoencoder.code_shape
     asked: list[tuple[Any, ...]] = [(name, 4, 0.97) for name in get_args(Sampler) if name != "flow_euler"]
     asked += [("ddim", 4, 0.97, "log_snr", 0.7), ("dpmpp_2m", 5, 0.97), ("dpmpp_2m", 5, 0.9),
               ("dpmpp_2m", 5, 0.9, "trailing")]

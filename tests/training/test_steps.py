@@ -275,8 +275,8 @@ def test_a_labelled_step_loads_what_it_saved(tiny_diffusion: MakeDiffusion) -> N
         def __call__(self, step: int, key_code: Tensor, label: Tensor | None = None, /) -> dict[str, float]:
             return super().__call__(step, key_code, torch.tensor([0, 2, step % 3, 1]))
 
-    check_that_it_loads_what_it_saved(
-        lambda: Step(tiny_diffusion(**LABELLED, training={"label_dropout": 0.5}), CPU, KEY_CODES, channels=2, size=8), codes)
+    recipe = tiny_diffusion(**LABELLED, training={"label_dropout": 0.5})
+    check_that_it_loads_what_it_saved(lambda: Step(recipe, CPU, KEY_CODES, channels=2, size=8), codes)
 
 
 def test_bf16_of_a_denoiser_is_autocast_and_close(tiny_diffusion: MakeDiffusion) -> None:
