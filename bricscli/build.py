@@ -13,6 +13,7 @@ from bricscli.diffusion.schedule import (
     ScaledLinear,
     Schedule,
 )
+from bricscli.losses.latent_perceptual import LatentPerceptualLoss
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.bottleneck import KL, RQ, VQ, Bottleneck, KeyCode, KLKeyCode
 from bricscli.nn.decoders.conv import ConvDecoder
@@ -32,6 +33,7 @@ from bricscli.recipe.specs import (
     KeyCodeSpec,
     KLKeyCodeSpec,
     KLSpec,
+    LatentPerceptualSpec,
     LinearSpec,
     MoVQDecoderSpec,
     NicholCosineSpec,
@@ -116,6 +118,12 @@ def build_discriminator(recipe: AutoencoderRecipe) -> StyleDiscriminator | Patch
 def build_denoiser(recipe: DiffusionRecipe, channels: int, size: int) -> UNet:
     """A denoiser for key codes of `channels` x `size` x `size`."""
     return UNet(inputs=channels, size=size, predicts=recipe.denoising.predicts, **_arguments(recipe.denoiser))
+
+
+def build_latent_perceptual(spec: LatentPerceptualSpec, autoencoder: Autoencoder,
+                            resolution: int) -> LatentPerceptualLoss:
+    """On the features of an autoencoder of images of `resolution` pixels; without the weight."""
+    return LatentPerceptualLoss(autoencoder.iter_features, resolution, **_arguments(spec, "weight"))
 
 
 def build_schedule(spec: ScheduleSpec) -> Schedule:

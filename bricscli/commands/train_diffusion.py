@@ -14,6 +14,8 @@ def train_diffusion(
                                                      "encode` (default: runs/AUTOENCODER of the recipe).")] = None,
     run: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run "
                                                                  "(default: runs/NAME-OF-THE-RECIPE).")] = None,
+    start: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="A second stage of training: begin with "
+                                               "the averaged weights of this diffusion run.")] = None,
     overrides: options.Overrides = [],  # noqa: B006 (typer copies it)
     dry_run: options.DryRun = False,
     checkpoint: options.Checkpoint = None,
@@ -23,7 +25,8 @@ def train_diffusion(
     """Train the diffusion model that draws new key codes.
 
     Refuses key codes that another checkpoint of the autoencoder made. Ctrl-C finishes the step and saves; the same
-    command again goes on where it stopped.
+    command again goes on where it stopped. A second stage, such as one with the latent perceptual loss, begins --from a
+    run of the same denoiser on the same key codes.
 
     Example: brics train-diffusion --recipe photos64-diffusion.yaml --autoencoder runs/cats --run runs/cats-diffusion
     """
@@ -41,7 +44,7 @@ def train_diffusion(
     from bricscli.tasks.train_diffusion import describe_plan, train_denoiser
 
     if dry_run:
-        say("\n".join([dump_recipe(resolved), *describe_plan(resolved, autoencoder)]))
+        say("\n".join([dump_recipe(resolved), *describe_plan(resolved, autoencoder, start)]))
         return
     say_trained(train_denoiser(resolved, autoencoder, run, device=choose_device(device), checkpoint=checkpoint,
-                               overrides=overrides, save_every=save_every))
+                               start=start, overrides=overrides, save_every=save_every))

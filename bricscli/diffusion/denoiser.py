@@ -125,14 +125,38 @@ def loss_weight(predicts: Prediction, weight: Weight, gamma: float, log_snr: Ten
     return (error / x_0_error(weight, log_snr)).square()
 
 
-def denoising_loss(denoiser: Denoiser, schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor, *,
-                   weight: Weight = "eps", gamma: float = 5.0) -> Tensor:
-    """Weighted mean squared error of the prediction; `x_0`, `noise` `(B, C, H, W)`, `t` `(B,)` in [0, 1]."""
+@dataclass(frozen=True)
+class Denoised:
+    """What a network made of x_t in training: `loss` is the weighted mean squared error of its prediction."""
+
+    predicts: Prediction
+    x_t: Tensor
+    log_snr: Tensor
+    prediction: Tensor
+    loss: Tensor
+
+    @property
+    def x_0(self) -> Tensor:
+        """As predicted, in no bounds."""
+        alpha, sigma = (value[:, None, None, None] for value in alpha_sigma(self.log_snr))
+        return predicted_x_0(self.predicts, self.prediction, self.x_t, alpha, sigma)
+
+    @property
+    def noise_to_data(self) -> Tensor:
+        """sigma / alpha `(B,)`: the noise of x_t where x_0 keeps its size."""
+        return (-self.log_snr / 2).exp()
+
+
+def denoise(denoiser: Denoiser, schedule: Schedule, x_0: Tensor, t: Tensor, noise: Tensor, *,
+            weight: Weight = "eps", gamma: float = 5.0) -> Denoised:
+    """A step of training, without the step; `x_0`, `noise` `(B, C, H, W)`, `t` `(B,)` in [0, 1]."""
     log_snr = schedule.log_snr(t)
     alpha, sigma = (value[:, None, None, None] for value in alpha_sigma(log_snr))
-    prediction = denoiser(alpha * x_0 + sigma * noise, log_snr).to(x_0)
+    x_t = alpha * x_0 + sigma * noise
+    prediction = denoiser(x_t, log_snr).to(x_0)
     error = (prediction - target(denoiser.predicts, x_0, noise, alpha, sigma)).square()
-    return (loss_weight(denoiser.predicts, weight, gamma, log_snr)[:, None, None, None] * error).mean()
+    loss = (loss_weight(denoiser.predicts, weight, gamma, log_snr)[:, None, None, None] * error).mean()
+    return Denoised(denoiser.predicts, x_t, log_snr, prediction, loss)
 
 
 class PredictData:

@@ -3,6 +3,7 @@
 BRICS, VQGAN, RQ-VAE and latent-diffusion's first stage are four ways to fill these four places.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,14 @@ class Autoencoder(nn.Module):
     def decode(self, code: Tensor) -> Tensor:
         """Code -> image `(B, 3, H, W)`, about [-1, 1]."""
         return self.decoder(self.retrieval(self.retrieval.tile(code)))
+
+    def iter_features(self, code: Tensor) -> Iterator[Tensor]:
+        """What the decoder computes between a code and its image, from the code on: `(B, C, H, W)` each.
+
+        A block is only computed when it is asked for. Gradients flow to the code, in feature grids to each key that
+        lies in [0, 1]; one beyond is read at the end of its range, and nothing that it did there changes the image.
+        """
+        return self.decoder.iter_features(self.retrieval(self.retrieval.tile(code)))
 
     def forward(self, image: Tensor) -> Tensor:
         return self.decode(self.encode(image))

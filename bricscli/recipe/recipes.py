@@ -23,6 +23,7 @@ from bricscli.recipe.specs import (
     FeatureGridSpec,
     KeyCodeSpec,
     KLKeyCodeSpec,
+    LatentPerceptualSpec,
     PatchDiscriminatorSpec,
     RetrievalSpec,
     RQSpec,
@@ -83,6 +84,11 @@ class AutoencoderRecipe(Spec):
         """How often the decoder doubles the resolution."""
         decoder = self.decoder
         return len(decoder.channels if isinstance(decoder, StyleDecoderSpec) else decoder.multipliers) - 1
+
+    @property
+    def decoder_blocks(self) -> int:
+        """How many features it can be asked for: one a resolution, and of all but the style decoder one before."""
+        return self.halvings + (1 if isinstance(self.decoder, StyleDecoderSpec) else 2)
 
     def level_range(self) -> tuple[int, int]:
         """(r_min, r_max) of the feature grids, from the preset where the recipe does not give them.
@@ -169,6 +175,7 @@ class DiffusionRecipe(Spec):
     denoiser: UNetSpec = UNetSpec()
     schedule: ScheduleSpec = Field(ChenCosineSpec(), discriminator="kind")
     denoising: DenoisingSpec = DenoisingSpec()
+    latent_perceptual: LatentPerceptualSpec | None = None  #: null: not computed
     sampling: SamplingSpec = SamplingSpec()
     training: DiffusionTrainingSpec
 
@@ -207,6 +214,12 @@ class DiffusionRecipe(Spec):
         if size % 2**halvings:
             raise RecipeError(f"denoiser.multipliers: {halvings + 1} entries halve the key code {halvings} times, and "
                               f"{size} cannot be. Use at most {(size & -size).bit_length()} entries.")
+
+    def check_decoder_blocks(self, count: int) -> None:
+        """Raises RecipeError where the latent perceptual loss wants more than the `count` blocks of a decoder."""
+        if self.latent_perceptual and (self.latent_perceptual.blocks or 0) > count:
+            raise RecipeError(f"latent_perceptual.blocks: the autoencoder's decoder has {count}, not "
+                              f"{self.latent_perceptual.blocks}. Use fewer, or null for all.")
 
 
 Recipe = AutoencoderRecipe | DiffusionRecipe

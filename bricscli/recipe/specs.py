@@ -262,6 +262,22 @@ class DenoisingSpec(Spec):
     gamma: Annotated[float, Field(gt=0)] = 5.0  #: of min_snr
 
 
+class LatentPerceptualSpec(Spec):
+    """Latent perceptual loss on the decoder's features, for a second stage of training (LPL, arXiv:2411.04873)."""
+
+    weight: Annotated[float, Field(gt=0)] = 3.0  #: w_LPL (Eq. 3)
+    #: tau_sigma: largest sigma / alpha at which it acts. The paper's best are 3 to 6 for latents of 64x64, and scale
+    #: with their resolution.
+    threshold: Annotated[float, Field(gt=0)] = 3.0
+    blocks: PositiveInt | None = None  #: of the decoder, from the code on; null: all
+    variant: Literal["paper", "diffusers"] = "paper"  #: as the text has it, or as the authors' program in diffusers
+    #: Statistics (diffusers: lengths) of the predicted (diffusers: clean) features for both, of each its own, or none.
+    normalisation: Literal["shared", "separate", "none"] = "shared"
+    #: r_1 / r_l, as the text says and diffusers computes; 2^(-r_l / r_1), as the text prints; or 1.
+    depth_weight: Literal["inverse", "formula", "uniform"] = "inverse"
+    outliers: bool = True  #: mask those of the features (Algorithm 1)
+
+
 class DiffusionTrainingSpec(Spec):
     """App. A.6. Lengths are counted in images (key codes) seen."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from bricscli.build import build_autoencoder, build_denoiser, build_schedule
 from bricscli.diffusion.denoiser import KEY_CODES, Scaling, latents_of
@@ -13,7 +14,7 @@ from bricscli.diffusion.schedule import Schedule
 from bricscli.errors import DataError, MismatchError
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.unet import UNet
-from bricscli.recipe.load import parse_recipe
+from bricscli.recipe.load import differing_keys, parse_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.checkpoint import Weights, find_checkpoint, latest_checkpoint, load_checkpoint, load_weights
 from bricscli.run.directory import RunDirectory
@@ -66,6 +67,20 @@ class LoadedDenoiser:
     classes: Mapping[str, int] = field(default_factory=dict)  #: how many training samples each has, by number
 
 
+@dataclass(frozen=True)
+class FirstStage:
+    """The averaged weights of a diffusion run, with which another one begins."""
+
+    name: str
+    digest: str
+    weights: dict[str, Tensor]
+
+    @property
+    def record(self) -> dict[str, str]:
+        """For `run.json`."""
+        return {"run": self.name, "digest": self.digest}
+
+
 def load_autoencoder(run: RunDirectory, device: torch.device, checkpoint: str | None = None) -> LoadedAutoencoder:
     """The newest checkpoint of a run, or the one whose name or digest begins with `checkpoint`.
 
@@ -112,6 +127,31 @@ def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
 def scaling_of(recipe: AutoencoderRecipe, latents: Mapping[str, float]) -> Scaling:
     """How the denoiser sees an autoencoder's codes; `latents` is what their manifest says of them, if no key codes."""
     return KEY_CODES if recipe.has_key_codes else latents_of(**latents)
+
+
+def load_first_stage(run: RunDirectory, recipe: DiffusionRecipe, autoencoder: LoadedAutoencoder) -> FirstStage:
+    """The newest checkpoint of a diffusion run, as the beginning of a run of `recipe` on codes of `autoencoder`.
+
+    Raises:
+        DataError: the run has none, or it is damaged.
+        MismatchError: it is of an autoencoder, of other key codes, or of a denoiser that is not the recipe's.
+    """
+    check_first_stage(run, recipe)
+    checkpoint, codes = load_checkpoint(_latest(run)), run.info["autoencoder"]
+    if codes["digest"] != autoencoder.digest:
+        raise MismatchError(f"{run.path}: was trained on key codes of autoencoder {codes['digest'][:8]} "
+                            f"(`{codes['run']}`), this run is to be on those of {autoencoder.digest[:8]}. Choose "
+                            "another --from.")
+    return FirstStage(run.name, checkpoint.digest, checkpoint.weights)
+
+
+def check_first_stage(run: RunDirectory, recipe: DiffusionRecipe) -> None:
+    """Raises MismatchError unless the run's network can go on as that of `recipe`: the same, predicting the same."""
+    parts = ("denoiser.", "schedule.", "denoising.predicts:")
+    differing = [line for line in differing_keys(recipe_of(run, DiffusionRecipe), recipe) if line.startswith(parts)]
+    if differing:
+        raise MismatchError(f"{run.path}: has another denoiser than the recipe ({'; '.join(differing)}). Choose "
+                            "another --from, or set these keys.")
 
 
 def recipe_of(run: RunDirectory, kind: type[R]) -> R:

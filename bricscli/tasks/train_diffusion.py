@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from bricscli import files
-from bricscli.build import build_denoiser, count_parameters
+from bricscli.build import build_denoiser, build_latent_perceptual, count_parameters
 from bricscli.data.images import encode_png, sheet
 from bricscli.data.loader import BatchReader
-from bricscli.errors import MismatchError
+from bricscli.errors import DataError, MismatchError
 from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.run.checkpoint import WEIGHTS
+from bricscli.run.checkpoint import WEIGHTS, list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import warn
 from bricscli.run.provenance import describe_process
@@ -22,7 +22,16 @@ from bricscli.runtime import deterministic_algorithms
 from bricscli.tasks.classes import draw_labels, open_labels
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
-from bricscli.tasks.models import LoadedAutoencoder, Prior, load_autoencoder, recipe_of, scaling_of
+from bricscli.tasks.models import (
+    FirstStage,
+    LoadedAutoencoder,
+    Prior,
+    check_first_stage,
+    load_autoencoder,
+    load_first_stage,
+    recipe_of,
+    scaling_of,
+)
 from bricscli.tasks.sample import decode_latents, draw_latents
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep
@@ -37,17 +46,22 @@ def train_denoiser(
     *,
     device: torch.device,
     checkpoint: str | None = None,
+    start: Path | None = None,
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
 ) -> RunDirectory:
     """Trains, or goes on training, the denoiser of `recipe` on the key codes or latents of an autoencoder's run.
 
     The run keeps a copy of the autoencoder's weights, so that it can be sampled by itself, whatever becomes of the
-    autoencoder's run. Raises DataError where there are no codes, MismatchError where other weights made them.
+    autoencoder's run. A new run begins with the averaged weights of the diffusion run `start`, or else with random
+    ones. Raises DataError where there are no codes, MismatchError where other weights made them or `start` does not
+    fit.
     """
     autoencoder_run = RunDirectory.open(autoencoder_path)
     autoencoder = load_autoencoder(autoencoder_run, device, checkpoint)
     recipe.check_code_size(autoencoder.recipe.code_size)
+    recipe.check_decoder_blocks(autoencoder.recipe.decoder_blocks)
+    first = load_first_stage(RunDirectory.open(start), recipe, autoencoder) if start else None
     codes = open_codes(autoencoder_run, autoencoder)
     training, shape = recipe.training, autoencoder.code_shape
     latents = {"latents": codes.header["latents"]} if "latents" in codes.header else {}
@@ -64,10 +78,15 @@ def train_denoiser(
             "kind": recipe.kind,
             "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest} | latents,
             "data": describe_data(codes), **({"classes": classes} if classes else {}),
+            **({"from": first.record} if first else {}),
             "overrides": list(overrides), "device": device.type, "process": describe_process()})
         check_same_autoencoder(run, autoencoder)
         check_same_data(run, codes)
-        step = DiffusionStep(recipe, device, scaling, channels=shape[0], size=shape[1])
+        check_same_start(run, first)
+        perceptual = build_latent_perceptual(recipe.latent_perceptual, autoencoder.model,
+                                             autoencoder.recipe.data.resolution) if recipe.latent_perceptual else None
+        step = DiffusionStep(recipe, device, scaling, channels=shape[0], size=shape[1], perceptual=perceptual,
+                             weights=first.weights if first else None)
 
         def read_batch(number: int) -> tuple[Tensor, Tensor | None]:
             label = None if labels is None else torch.from_numpy(labels[reader.indices(number)]).to(device)
@@ -88,7 +107,7 @@ def train_denoiser(
     return run
 
 
-def describe_plan(recipe: DiffusionRecipe, autoencoder_path: Path) -> list[str]:
+def describe_plan(recipe: DiffusionRecipe, autoencoder_path: Path, start: Path | None = None) -> list[str]:
     """What `--dry-run` tells: parameters, and the shards that would be read.
 
     Where the autoencoder's run does not exist yet, the recipe of its name tells the shape of the key codes.
@@ -98,6 +117,9 @@ def describe_plan(recipe: DiffusionRecipe, autoencoder_path: Path) -> list[str]:
         recipe.autoencoder, kind="autoencoder")
     assert isinstance(autoencoder, AutoencoderRecipe)
     recipe.check_code_size(autoencoder.code_size)
+    recipe.check_decoder_blocks(autoencoder.decoder_blocks)
+    if start:
+        check_first_stage(RunDirectory.open(start), recipe)
     model = build_denoiser(recipe, autoencoder.bottleneck.channels, autoencoder.code_size)
     size = f"{autoencoder.code_size}x{autoencoder.code_size}x{autoencoder.bottleneck.channels}"
     return [f"denoiser      {count_parameters(model) / 1e6:8.2f} M parameters, on key codes of {size}",
@@ -110,3 +132,22 @@ def check_same_autoencoder(run: RunDirectory, autoencoder: LoadedAutoencoder) ->
     if began != autoencoder.digest:
         raise MismatchError(f"{run.path}: began with autoencoder {began[:8]}, the one given is "
                             f"{autoencoder.digest[:8]}. Choose another --run, or pass --checkpoint {began[:8]}.")
+
+
+def check_same_start(run: RunDirectory, first: FirstStage | None) -> None:
+    """A run goes on from the weights it began with. Raises MismatchError for others, DataError where they are needed.
+
+    They are needed until there is a checkpoint.
+    """
+    began = run.info.get("from")
+    if first and (began is None or began["digest"] != first.digest):
+        weights = f"the weights {began['digest'][:8]} of `{began['run']}`" if began else "random weights"
+        raise MismatchError(f"{run.path}: began with {weights}, --from gives {first.digest[:8]} of `{first.name}`. "
+                            "Choose another --run, or leave --from out to go on.")
+    if not first and not list_checkpoints(run.checkpoints):
+        if began:
+            raise DataError(f"{run.path}: was to begin with the weights {began['digest'][:8]} of `{began['run']}` and "
+                            "has no checkpoint yet. Pass --from again.")
+        if run.recipe.kind == "diffusion" and run.recipe.latent_perceptual:
+            warn(f"{run.path}: the latent perceptual loss is for a second stage of training, and this run begins with "
+                 "random weights. Pass --from to begin with those of another run.")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bricscli.build import build_autoencoder, build_denoiser, build_discriminator, build_schedule
-from bricscli.diffusion.denoiser import Scaling, denoising_loss, draw_times
+from bricscli.diffusion.denoiser import Denoised, Scaling, denoise, draw_times
 from bricscli.diffusion.guidance import Guided, drop_labels
 from bricscli.losses.adversarial import ADVERSARIAL, adaptive_weight, gradient_penalty
+from bricscli.losses.latent_perceptual import LatentPerceptualLoss
 from bricscli.losses.reconstruction import l1_loss, l2_loss
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.discriminator import PatchDiscriminator, StyleDiscriminator
@@ -143,14 +144,19 @@ class AutoencoderStep:
 
 
 class DiffusionStep:
-    """Denoising of key codes (section 4, App. A.6) or other latents, in `training.accumulate` parts of a batch."""
+    """Denoising of key codes (section 4, App. A.6) or other latents, in `training.accumulate` parts of a batch.
 
-    def __init__(self, recipe: DiffusionRecipe, device: torch.device, scaling: Scaling, *, channels: int,
-                 size: int) -> None:
-        self.recipe, self.device, self.scaling = recipe, device, scaling
+    `perceptual` is added where the recipe asks for it; `weights`, of the first stage, are where a second one starts.
+    """
+
+    def __init__(self, recipe: DiffusionRecipe, device: torch.device, scaling: Scaling, *, channels: int, size: int,
+                 perceptual: LatentPerceptualLoss | None = None, weights: dict[str, Tensor] | None = None) -> None:
+        self.recipe, self.device, self.scaling, self.perceptual = recipe, device, scaling, perceptual
         training = recipe.training
         torch.manual_seed(derive_seed(training.seed, "weights"))
         model = build_denoiser(recipe, channels, size).to(device)
+        if weights is not None:
+            model.load_state_dict(weights)
         self.schedule = build_schedule(recipe.schedule)
         self.denoiser = Learner(model, torch.optim.Adam(model.parameters()), training.ema, training.gradient_clip)
 
@@ -182,10 +188,23 @@ class DiffusionStep:
         parts = zip(*(whole.chunk(training.accumulate) for whole in (x_0, t, noise)), strict=True)
         for told, part in zip(labels, parts, strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                loss = denoising_loss(Guided(self.denoiser.model, told), self.schedule, *part,
-                                      weight=denoising.weight, gamma=denoising.gamma)
+                denoised = denoise(Guided(self.denoiser.model, told), self.schedule, *part, weight=denoising.weight,
+                                   gamma=denoising.gamma)
+            loss = self._with_perceptual(denoised, part[0], log)
             log.add(loss=loss)
             yield loss / training.accumulate
+
+    def _with_perceptual(self, denoised: Denoised, x_0: Tensor, log: Means) -> Tensor:
+        """L_Diff + w L_LPL (LPL, Eq. 3), the second always in float32.
+
+        A prediction beyond the range of the data is decoded as its end, as in sampling; there only L_Diff moves it.
+        """
+        if self.perceptual is None or self.recipe.latent_perceptual is None:
+            return denoised.loss
+        clean, predicted = self.scaling.to_latent(x_0), self.scaling.to_latent(denoised.x_0)
+        term = self.perceptual(clean, predicted, denoised.noise_to_data)
+        log.add(denoising=denoised.loss, latent_perceptual=term)
+        return denoised.loss + self.recipe.latent_perceptual.weight * term
 
     def weights(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict())

@@ -12,7 +12,7 @@ from bricscli.diffusion.denoiser import (
     SHARES,
     PredictData,
     Weight,
-    denoising_loss,
+    denoise,
     draw_times,
     latents_of,
     loss_weight,
@@ -145,7 +145,7 @@ def test_the_loss_is_that_of_x_0_whatever_is_predicted(weight: Weight, schedule:
               "min_snr": snr.clamp(max=3)}[weight]
     wanted = (on_x_0 * (guess - x_0).square().mean((1, 2, 3))).mean()
     for predicts in PREDICTIONS:
-        loss = denoising_loss(Knowing(guess, predicts), schedule, x_0, t, noise, weight=weight, gamma=3.0)
+        loss = denoise(Knowing(guess, predicts), schedule, x_0, t, noise, weight=weight, gamma=3.0).loss
         torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
 
 
@@ -153,17 +153,17 @@ def test_the_loss_is_that_of_x_0_whatever_is_predicted(weight: Weight, schedule:
 def test_a_perfect_denoiser_has_no_loss(predicts: Prediction) -> None:
     (x_0, noise), t = data(), torch.linspace(0.01, 0.99, 8, dtype=torch.float64)
     knowing = Knowing(x_0, predicts)
-    assert denoising_loss(knowing, ChenCosine(), x_0, t, noise) < 1e-20
+    assert denoise(knowing, ChenCosine(), x_0, t, noise).loss < 1e-20
     torch.testing.assert_close(knowing.log_snr, ChenCosine().log_snr(t))
     alpha, sigma = (value.view(-1, 1, 1, 1) for value in alpha_sigma(knowing.log_snr))
     torch.testing.assert_close(knowing.x_t, alpha * x_0 + sigma * noise)
     knowing.x_0 = x_0.flip(0)
-    assert denoising_loss(knowing, ChenCosine(), x_0, t, noise) > 0.01
+    assert denoise(knowing, ChenCosine(), x_0, t, noise).loss > 0.01
 
 
 def test_a_silent_denoiser_loses_all_the_noise() -> None:
     noise = torch.randn(4, 2, 3, 3)
-    loss = denoising_loss(Silent(), ChenCosine(), torch.zeros(4, 2, 3, 3), torch.rand(4), noise)
+    loss = denoise(Silent(), ChenCosine(), torch.zeros(4, 2, 3, 3), torch.rand(4), noise).loss
     torch.testing.assert_close(loss, noise.square().mean())
 
 

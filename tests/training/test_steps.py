@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bricscli.diffusion.denoiser import KEY_CODES, Weight, denoising_loss, draw_times
+from bricscli.diffusion.denoiser import KEY_CODES, Weight, denoise, draw_times
 from bricscli.diffusion.guidance import drop_labels
 from bricscli.diffusion.schedule import Flow
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
@@ -218,7 +218,7 @@ def test_diffusion_step(tiny_diffusion: MakeDiffusion, predicts: str, weight: We
     log = step(1, key_code)
     t = draw_times(4, generator_for(3, "time", 1))
     noise = torch.randn(4, 2, 8, 8, generator=generator_for(3, "noise", 1))
-    loss = denoising_loss(model, step.schedule, KEY_CODES.to_x_0(key_code), t, noise, weight=weight, gamma=gamma)
+    loss = denoise(model, step.schedule, KEY_CODES.to_x_0(key_code), t, noise, weight=weight, gamma=gamma).loss
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), 0.05)
     torch.optim.Adam(model.parameters(), lr=8e-4 * 5 / 8).step()  # 4 images were seen, 8 are the warm-up

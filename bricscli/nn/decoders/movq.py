@@ -38,5 +38,5 @@ class MoVQDecoder(ConvDecoder):
         super().__init__(inputs=inputs, channels=channels, multipliers=multipliers, blocks=blocks,
                          attention=attention, norm=partial(SpatialNorm, inputs=inputs))
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.decode(features, features)
+    def condition(self, features: Tensor) -> tuple[Tensor, ...]:
+        return (features,)

@@ -8,7 +8,7 @@ Differs from StyleGAN2 (arXiv:1912.04958): no per-pixel noise inputs, for a reco
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -112,11 +112,21 @@ class StyleDecoder(nn.Module):
         return self.to_rgb[-1].get_parameter("weight")
 
     def forward(self, features: Tensor) -> Tensor:
-        w = features.mean((2, 3))
-        w = self.mapping(w * w.square().mean(1, keepdim=True).add(1e-8).rsqrt())
-        x, image = features, torch.zeros(())
-        for level, (first, second, to_rgb) in enumerate(zip(self.first, self.second, self.to_rgb, strict=True)):
-            x = second(first(x, w), w)
+        w, image = self._style(features), torch.zeros(())
+        for level, (x, to_rgb) in enumerate(zip(self._levels(features, w), self.to_rgb, strict=True)):
             rgb = to_rgb(x, w)
             image = fir_upsample(image, self.fir) + rgb if level else rgb
         return image
+
+    def iter_features(self, features: Tensor) -> Iterator[Tensor]:
+        """What each level hands to the next and to its ToRGB: `(B, channels[i], H_d 2^i, W_d 2^i)`."""
+        return self._levels(features, self._style(features))
+
+    def _style(self, features: Tensor) -> Tensor:
+        w = features.mean((2, 3))
+        return self.mapping(w * w.square().mean(1, keepdim=True).add(1e-8).rsqrt())
+
+    def _levels(self, x: Tensor, w: Tensor) -> Iterator[Tensor]:
+        for first, second in zip(self.first, self.second, strict=True):
+            x = second(first(x, w), w)
+            yield x

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bricscli.nn.decoders.conv import ConvDecoder
+from bricscli.nn.decoders.movq import MoVQDecoder
 from bricscli.nn.layers import Attention, ResidualBlock, SelfAttention, Upsample
 
 
@@ -64,3 +65,24 @@ def test_the_last_layer_is_what_the_image_comes_from() -> None:
     nn.init.zeros_(decoder.last_layer)
     image = decoder(torch.randn(1, 2, 4, 4))
     torch.testing.assert_close(image, decoder.out.get_parameter("bias")[:, None, None].expand_as(image))
+
+
+@pytest.mark.parametrize("attention", ["code", "middle", "none"])
+@pytest.mark.parametrize("kind", [ConvDecoder, MoVQDecoder])
+def test_features_of_every_resolution(kind: type[ConvDecoder], attention: Attention) -> None:
+    """As Stable Diffusion's blocks: the middle, then each resolution with the upsampling behind it; then the image."""
+    torch.manual_seed(0)
+    decoder = kind(inputs=4, channels=8, multipliers=(1, 1, 2), blocks=1, attention=attention)
+    block = torch.randn(2, 4, 4, 4)
+    found = list(decoder.iter_features(block))
+    assert [tuple(x.shape) for x in found] == [(2, 16, 4, 4), (2, 16, 8, 8), (2, 8, 16, 16), (2, 8, 16, 16)]
+    inputs: list[torch.Tensor] = []
+    decoder.norm.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    decoder(block)
+    assert torch.equal(found[-1], inputs[0])
+    outputs = [torch.empty(0)]
+    for layer in decoder.body:
+        layer.register_forward_hook(lambda _, __, output: outputs.append(output))
+    middle = 3 if attention != "none" else 2
+    first = next(iter(decoder.iter_features(block)))
+    assert torch.equal(first, found[0]) and len(outputs) == 1 + middle, "and no layer more"

@@ -157,3 +157,20 @@ def test_parameters_and_operations_of_table_3() -> None:
     assert image.shape == (1, 3, 256, 256)
     assert sum(p.numel() for p in decoder.parameters()) == 9_959_241
     assert round(counter.get_total_flops() / 2e9, 2) == 63.14
+
+
+def test_features_of_every_level() -> None:
+    """Those from which the image is made, and none of them before it is asked for."""
+    torch.manual_seed(0)
+    decoder = StyleDecoder(inputs=6, channels=(8, 5, 4), style_width=16, mapping_layers=2)
+    block, seen = torch.randn(2, 6, 4, 4), list[Tensor]()
+    for to_rgb in decoder.to_rgb:
+        to_rgb.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    decoder(block)
+    found = list(decoder.iter_features(block))
+    assert [tuple(x.shape) for x in found] == [(2, 8, 4, 4), (2, 5, 8, 8), (2, 4, 16, 16)]
+    assert all(torch.equal(a, b) for a, b in zip(found, seen, strict=True))
+    calls: list[int] = []
+    decoder.second[1].register_forward_hook(lambda *_: calls.append(1))
+    first = next(iter(decoder.iter_features(block)))
+    assert torch.equal(first, found[0]) and not calls
