@@ -45,7 +45,7 @@ class ConditionedBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.embed(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        y = self.norm2(y) * (1 + scale) + shift
+        y = torch.addcmul(shift, self.norm2(y), 1 + scale)
         return self.shortcut(x) + self.conv2(F.silu(y))
 
 
@@ -59,6 +59,25 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.attention(self.block(x, embedding))
+
+
+class FusedUpsample(Upsample):
+    """`Upsample` as one transposed convolution: 4 multiplications for an output instead of 9.
+
+    Taps of the 3x3 convolution that see copies of the same pixel add up: along each axis, w_0, w_1, w_2 become the
+    transposed kernel w_2, w_1 + w_2, w_0 + w_1, w_0.
+    """
+
+    sums: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        taps = torch.tensor([[0.0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
+        self.register_buffer("sums", torch.kron(taps, taps), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = (self.conv.weight.flatten(2) @ self.sums).unflatten(2, (4, 4)).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
 
 
 class UNet(nn.Module):
@@ -103,7 +122,7 @@ class UNet(nn.Module):
                 self.up.append(stage(width + skips.pop(), channels * multiplier, resolution))
                 width = channels * multiplier
             if level:
-                self.up.append(Upsample(width))
+                self.up.append(FusedUpsample(width))
                 resolution *= 2
         self.norm, self.out = group_norm(width), zero_(nn.Conv2d(width, inputs, 3, padding=1))
         if classes:

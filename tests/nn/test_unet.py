@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bricscli.nn.layers import SelfAttention
-from bricscli.nn.unet import ConditionedBlock, UNet, count_heads, embed_log_snr
+from bricscli.nn.layers import SelfAttention, Upsample
+from bricscli.nn.unet import ConditionedBlock, FusedUpsample, UNet, count_heads, embed_log_snr
 
 
 def make_unet(**changes: object) -> UNet:
@@ -89,6 +89,21 @@ def test_attention_is_where_it_was_asked_for(attention: list[int], sizes: list[i
             module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[-1]))
     model(torch.randn(1, 2, 8, 8, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
     assert sorted(seen) == sizes
+
+
+@pytest.mark.parametrize("size", [(3, 4), (1, 1)])
+def test_upsampling_is_a_copied_pixel_and_a_convolution(size: tuple[int, int]) -> None:
+    """Values and gradients are those of `Upsample`, at the borders too; the weights have its names and shapes."""
+    torch.manual_seed(2)
+    fused, plain = FusedUpsample(3).double(), Upsample(3).double()
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(fused.conv.weight, plain.conv.weight)
+    torch.testing.assert_close(fused(x), plain(x))
+    weights = torch.randn(2, 3, 2 * size[0], 2 * size[1], dtype=torch.float64)
+    for mine, theirs in zip(*(torch.autograd.grad((weights * layer(x)).sum(), [x, *layer.parameters()])
+                              for layer in (fused, plain)), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize(("width", "head_channels", "heads"), [(256, 64, 4), (96, 64, 1), (8, 64, 1), (20, 8, 2),
