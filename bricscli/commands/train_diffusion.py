@@ -20,6 +20,13 @@ def train_diffusion(
     dry_run: options.DryRun = False,
     checkpoint: options.Checkpoint = None,
     save_every: options.SaveEvery = 600.0,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the denoiser (torch.compile): a minute or two "
+                                          "before the first step; on a CPU it needs a C++ compiler.")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Keep the denoiser's numbers channels last in "
+                                                "memory.")] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Compute the inside of the "
+                                                         "denoiser's stages twice instead of keeping it: less memory, "
+                                                         "about a third more time.")] = False,
     device: options.Device = "auto",
 ) -> None:
     """Train the diffusion model that draws new key codes.
@@ -41,10 +48,11 @@ def train_diffusion(
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.train_ae import say_trained
-    from bricscli.tasks.train_diffusion import describe_plan, train_denoiser
+    from bricscli.tasks.train_diffusion import Acceleration, describe_plan, train_denoiser
 
     if dry_run:
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, autoencoder, start)]))
         return
     say_trained(train_denoiser(resolved, autoencoder, run, device=choose_device(device), checkpoint=checkpoint,
-                               start=start, overrides=overrides, save_every=save_every))
+                               start=start, overrides=overrides, save_every=save_every,
+                               acceleration=Acceleration(compile, channels_last, gradient_checkpointing)))

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from bricscli.nn.layers import SelfAttention, Upsample, group_norm, zero_
 
@@ -50,7 +51,12 @@ class ConditionedBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block and, where asked for, self-attention."""
+    """A residual block and, where asked for, self-attention.
+
+    With `recompute`, only its input is kept for the backward pass, which computes the rest once more.
+    """
+
+    recompute = False
 
     def __init__(self, inputs: int, outputs: int, embedding: int, heads: int) -> None:
         super().__init__()
@@ -58,6 +64,11 @@ class Stage(nn.Module):
         self.attention = SelfAttention(outputs, heads) if heads else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._compute, x, embedding, use_reentrant=False, preserve_rng_state=False)
+        return self._compute(x, embedding)
+
+    def _compute(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.attention(self.block(x, embedding))
 
 

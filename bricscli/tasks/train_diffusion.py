@@ -1,6 +1,7 @@
 """`brics train-diffusion`: key-code shards -> denoiser checkpoints."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from bricscli.tasks.models import (
     scaling_of,
 )
 from bricscli.tasks.sample import decode_latents, draw_latents
+from bricscli.training.acceleration import PLAIN, Acceleration
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep
 
@@ -49,6 +51,7 @@ def train_denoiser(
     start: Path | None = None,
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
+    acceleration: Acceleration = PLAIN,
 ) -> RunDirectory:
     """Trains, or goes on training, the denoiser of `recipe` on the key codes or latents of an autoencoder's run.
 
@@ -74,19 +77,23 @@ def train_denoiser(
     flip = FLIP if training.flip and FLIP in train_codes.extensions else None
     with BatchReader(train_codes, partial(decode_code, shape=shape), CODE, training.batch_size, training.seed,
                      flip_extension=flip) as reader:
+        perceptual = build_latent_perceptual(recipe.latent_perceptual, autoencoder.model,
+                                             autoencoder.recipe.data.resolution) if recipe.latent_perceptual else None
+        step = DiffusionStep(recipe, device, scaling, channels=shape[0], size=shape[1], perceptual=perceptual,
+                             weights=first.weights if first else None)
+        like = torch.zeros(training.batch_size // training.accumulate, *shape, device=device)
+        with deterministic_algorithms(device):  # as in training: torch compiles for one or the other
+            acceleration.apply(step.denoiser.model, like, training.precision)
         run = RunDirectory.create(run_path, recipe, {
             "kind": recipe.kind,
             "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest} | latents,
             "data": describe_data(codes), **({"classes": classes} if classes else {}),
             **({"from": first.record} if first else {}),
-            "overrides": list(overrides), "device": device.type, "process": describe_process()})
+            "overrides": list(overrides), "device": device.type, "acceleration": asdict(acceleration),
+            "process": describe_process()})
         check_same_autoencoder(run, autoencoder)
         check_same_data(run, codes)
         check_same_start(run, first)
-        perceptual = build_latent_perceptual(recipe.latent_perceptual, autoencoder.model,
-                                             autoencoder.recipe.data.resolution) if recipe.latent_perceptual else None
-        step = DiffusionStep(recipe, device, scaling, channels=shape[0], size=shape[1], perceptual=perceptual,
-                             weights=first.weights if first else None)
 
         def read_batch(number: int) -> tuple[Tensor, Tensor | None]:
             label = None if labels is None else torch.from_numpy(labels[reader.indices(number)]).to(device)
