@@ -28,6 +28,8 @@ def sample(
                                                                   "is ddpm (default: the recipe's).")] = None,
     start: Annotated[float | None, typer.Option(metavar="T", help="Time in (0, 1] at which noise is taken for a noisy "
                                                 "key code (default: the recipe's).")] = None,
+    ema: Annotated[float | None, typer.Option(metavar="DECAY", help="Weights averaged with this decay, one of the "
+                                              "recipe's training.ema (default: its first).")] = None,
     guidance: Annotated[float | None, typer.Option(metavar="W", help="How far beyond what their classes change images "
                                                    "go: 1 is as in training, 0 without classes; other than 1 asks the "
                                                    "denoiser twice as often (default: the recipe's).")] = None,
@@ -62,7 +64,7 @@ def sample(
     out = out or chosen.samples
     done = sample_to_folder(chosen, out, seeds=wanted, device=choose_device(device), sampler=sampler, steps=steps,
                             grid=grid, eta=eta, start=start, guidance=guidance, only=only, batch_size=batch_size,
-                            format=format)
+                            format=format, ema=ema)
     sheet = f"; the first of them in {done.sheet}" if done.sheet else ""
     say(f"{out}: {len(wanted)} images, {describe_seeds(wanted)}: {done.new} new, {done.kept} kept, {done.redone} redone"
         f"{sheet}.")

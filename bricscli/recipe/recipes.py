@@ -195,6 +195,9 @@ class DiffusionRecipe(Spec):
             problems.append("training.label_dropout: belongs to a denoiser with classes; leave it out")
         if problem := self.problem_of_guidance(self.sampling.guidance):
             problems.append(f"sampling.guidance: {problem}; write 1")
+        decays = set(training.ema)
+        if training.ema != (0,) and (not decays or 0 in decays or len(decays) < len(training.ema)):
+            problems.append("training.ema: must be 0, a decay, or a list of decays, each once")
         if self.denoiser.channels % 2:
             problems.append(f"denoiser.channels: {self.denoiser.channels} is odd; half of them are sines, half cosines")
         if problems:

@@ -5,7 +5,7 @@ Symbols are the paper's (BRICS, arXiv:2305.18601v3, Table 1). Nothing here impor
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -16,6 +16,11 @@ Widths = Annotated[tuple[Annotated[int, Strict(), Field(gt=0)], ...], Strict(Fal
 Sizes = Annotated[tuple[Annotated[int, Strict(), Field(gt=0)], ...], Strict(False)]
 Beta = Annotated[float, Field(gt=0, lt=1)]
 Betas = Annotated[tuple[Fraction, Fraction], Strict(False)]
+#: One decay or a list of them in YAML, a tuple here.
+Decays = Annotated[
+    tuple[Fraction, ...], Strict(False),
+    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,)),
+    PlainSerializer(lambda decays: decays[0] if len(decays) == 1 else list(decays), return_type=float | list[float])]
 
 
 class Spec(BaseModel):
@@ -289,7 +294,8 @@ class DiffusionTrainingSpec(Spec):
     warmup_images: Count = 640_000  #: 10^4 iterations of 64
     decay_images: Count = 64_000_000  #: cosine decay to 0 over 10^6 iterations of 64; 0: constant
     gradient_clip: Weight = 1.0
-    ema: Fraction = 0.9999
+    #: Decays per step of the averaged weights; everything uses the first unless told otherwise. 0: none.
+    ema: Decays = (0.9999,)
     flip: bool = True  #: use the mirrored image's key code half of the time
     label_dropout: Fraction = 0.1  #: share of the images whose label is not told; only with denoiser.classes
     seed: Count = 0

@@ -1,5 +1,8 @@
 """Checkpoints: `step-0001000/` with the weights, what training needs beyond them, and a manifest of both.
 
+Where a recipe averages with several decays, `weights.safetensors` is of the first, and `weights-0.99975.safetensors` of
+that decay.
+
 A checkpoint is complete or absent: it is written beside its place and renamed. Tensor formats do not notice a flipped
 bit, so the manifest holds size and SHA-256 of every file and nothing is used that does not match. No pickle anywhere.
 """
@@ -22,11 +25,15 @@ if TYPE_CHECKING:
 SCHEMA = 1
 WEIGHTS, TRAINING, STATE, MANIFEST = "weights.safetensors", "training.safetensors", "state.json", "manifest.json"
 _STEP = re.compile(r"^step-(\d{7,})$")
+_AVERAGE = re.compile(r"^weights-(0\.\d+|\d\.?\d*e-\d+)\.safetensors$")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory, tensors on the CPU; `digest` is the SHA-256 of the weights' file."""
+    """A checkpoint in memory, tensors on the CPU; `digest` is the SHA-256 of the weights' file.
+
+    `averages` are the weights of other decays; only read with `training`.
+    """
 
     path: Path
     step: int
@@ -34,6 +41,7 @@ class Checkpoint:
     recipe_text: str
     weights: dict[str, "Tensor"]
     training: dict[str, "Tensor"] | None
+    averages: dict[float, dict[str, "Tensor"]]
     state: dict[str, Any]
 
 
@@ -45,6 +53,11 @@ class Weights(NamedTuple):
     tensors: dict[str, "Tensor"]
 
 
+def average_name(decay: float) -> str:
+    """The file of the weights averaged with a decay that is not the recipe's first."""
+    return f"weights-{float(decay)!r}.safetensors"
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -52,10 +65,12 @@ def save_checkpoint(
     training: Mapping[str, "Tensor"],
     state: Mapping[str, Any],
     recipe_text: str,
+    averages: Mapping[float, Mapping[str, "Tensor"]] = {},
 ) -> Path:
     """Writes `folder/step-<step>` and returns its path; the same input gives the same bytes.
 
-    `weights` is all that inference needs, `training` the rest, `state` plain JSON. An intact checkpoint of that step
+    `weights` is all that inference needs, `training` the rest, `state` plain JSON, `averages` other weights by their
+    decay. An intact checkpoint of that step
     stays as it is, a damaged one is replaced. Raises BricsError where the disk is full or refuses.
     """
     path = folder / f"step-{step:07d}"
@@ -65,23 +80,29 @@ def save_checkpoint(
         files.remove_directory(path)
     metadata = {"brics": json.dumps({"schema": SCHEMA, "recipe": recipe_text}, ensure_ascii=False)}
     with files.new_directory(path) as temporary:
-        _write_tensors(temporary / WEIGHTS, weights, metadata)
+        weight_files = {WEIGHTS: weights, **{average_name(decay): tensors for decay, tensors in averages.items()}}
+        for name, tensors in weight_files.items():
+            _write_tensors(temporary / name, tensors, metadata)
         _write_tensors(temporary / TRAINING, training, None)
         files.write_json(temporary / STATE, dict(state))
         listed = {name: {"bytes": (temporary / name).stat().st_size, "sha256": files.sha256_file(temporary / name)}
-                  for name in (WEIGHTS, TRAINING, STATE)}
+                  for name in (*weight_files, TRAINING, STATE)}
         files.write_json(temporary / MANIFEST, {"schema": SCHEMA, "step": step, "files": listed})
     return path
 
 
-def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
-    """Reads a checkpoint, with its training state if asked for. Raises DataError where it is damaged or missing."""
+def load_checkpoint(path: Path, *, training: bool = False, decay: float | None = None) -> Checkpoint:
+    """Reads a checkpoint, with its training state if asked for, or the weights of another `decay` than the first.
+
+    Raises DataError where it is damaged or missing.
+    """
     from safetensors.torch import load_file
 
-    names = (WEIGHTS, TRAINING, STATE) if training else (WEIGHTS, STATE)
+    name = WEIGHTS if decay is None else average_name(decay)
+    names = None if training else (name, STATE)
     _require_intact(path, names)
     try:
-        weights = load_weights(path / WEIGHTS)
+        weights = load_weights(path / name)
         return Checkpoint(
             path=path,
             step=_read_manifest(path)["step"],
@@ -89,6 +110,7 @@ def load_checkpoint(path: Path, *, training: bool = False) -> Checkpoint:
             recipe_text=weights.recipe_text,
             weights=weights.tensors,
             training=load_file(path / TRAINING) if training else None,
+            averages={other: load_file(path / average_name(other)) for other in list_averages(path) if training},
             state=json.loads((path / STATE).read_text("utf-8")),
         )
     except (OSError, DataError):
@@ -157,6 +179,11 @@ def checkpoint_digest(path: Path) -> str | None:
         return None
 
 
+def list_averages(path: Path) -> list[float]:
+    """The decays of a checkpoint's other averages, as its manifest lists them."""
+    return [float(match[1]) for name in _read_manifest(path)["files"] if (match := _AVERAGE.match(name))]
+
+
 def prune(folder: Path, keep: int = 2, protect: Collection[Path] = ()) -> None:
     """Deletes all but the newest `keep` and the protected checkpoints, and none unless one of those kept is intact."""
     if keep < 1:
@@ -173,20 +200,22 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return dict(json.loads((path / MANIFEST).read_text("utf-8")))
 
 
-def _require_intact(path: Path, names: Collection[str]) -> None:
+def _require_intact(path: Path, names: Collection[str] | None) -> None:
     reason = _damage(path, names)
     if reason is not None:
         raise DataError(f"{path}: {reason}. Choose another checkpoint, or train again.")
 
 
-def _damage(path: Path, names: Collection[str] = (WEIGHTS, TRAINING, STATE)) -> str | None:
-    """Why a checkpoint cannot be used, None if it can."""
+def _damage(path: Path, names: Collection[str] | None = None) -> str | None:
+    """Why a checkpoint, or those of its files that are named, cannot be used, None if they can."""
     if not path.is_dir():
         return "no such checkpoint"
     try:
         manifest = _read_manifest(path)
         if manifest["schema"] != SCHEMA:
             return f"has schema {manifest['schema']}, this version of brics reads {SCHEMA}"
+        if names is None:
+            names = (WEIGHTS, *map(average_name, list_averages(path)), TRAINING, STATE)
         for name in names:
             listed = manifest["files"][name]
             size = (path / name).stat().st_size

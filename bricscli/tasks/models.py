@@ -1,7 +1,7 @@
 """Runs on disk -> modules that can be used, checked to belong together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from bricscli.build import build_autoencoder, build_denoiser, build_schedule
 from bricscli.diffusion.denoiser import KEY_CODES, Scaling, latents_of
 from bricscli.diffusion.schedule import Schedule
-from bricscli.errors import DataError, MismatchError
+from bricscli.errors import DataError, MismatchError, RecipeError
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.unet import UNet
 from bricscli.recipe.load import differing_keys, parse_recipe
@@ -62,9 +62,10 @@ class LoadedDenoiser:
     name: str
     recipe: DiffusionRecipe
     prior: Prior
+    ema: float  #: decay of the average that its weights are; 0: of none
     digest: str
     autoencoder: LoadedAutoencoder
-    classes: Mapping[str, int] = field(default_factory=dict)  #: how many training samples each has, by number
+    classes: Mapping[str, int]  #: how many training samples each has, by number; none of an unconditional one
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,21 @@ def load_autoencoder(run: RunDirectory, device: torch.device, checkpoint: str | 
     return _autoencoder(run.name, Weights(loaded.digest, loaded.recipe_text, loaded.weights), path, device)
 
 
-def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
+def load_denoiser(run: RunDirectory, device: torch.device, ema: float | None = None) -> LoadedDenoiser:
     """The newest checkpoint of a diffusion run, and the autoencoder that the run keeps beside it.
 
+    `ema` is one of the recipe's decays, the first unless told otherwise.
+
     Raises:
+        RecipeError: the run has no average of that decay.
         DataError: one of them is missing or damaged.
         MismatchError: it is not the run of a diffusion model, or its autoencoder is not the one it was trained with.
     """
-    recipe_of(run, DiffusionRecipe)
+    decays = recipe_of(run, DiffusionRecipe).training.ema
+    if ema is not None and ema not in decays:
+        raise RecipeError(f"--ema: {run.path} has no average of decay {ema:g}. There are: "
+                          f"{', '.join(map(str, decays))}.")
+    ema = decays[0] if ema is None else ema
     path = _latest(run)
     expected, classes = run.info["autoencoder"], run.info.get("classes", {})
     weights = load_weights(run.autoencoder_path)
@@ -109,7 +117,7 @@ def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
         raise MismatchError(f"{run.autoencoder_path}: is autoencoder {weights.digest[:8]}, but the run was trained "
                             f"with {expected['digest'][:8]}. Put the file of `{expected['run']}` back.")
     autoencoder = _autoencoder(expected["run"], weights, run.autoencoder_path, device)
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, decay=None if ema == decays[0] else ema)
     recipe = parse_recipe(checkpoint.recipe_text, str(path))
     assert isinstance(recipe, DiffusionRecipe)
     if len(classes) != recipe.denoiser.classes:
@@ -121,7 +129,7 @@ def load_denoiser(run: RunDirectory, device: torch.device) -> LoadedDenoiser:
     model.to(device).eval().requires_grad_(False)
     scaling = scaling_of(autoencoder.recipe, expected.get("latents", {}))
     prior = Prior(model, build_schedule(recipe.schedule), scaling, autoencoder.code_shape)
-    return LoadedDenoiser(run.name, recipe, prior, checkpoint.digest, autoencoder, classes)
+    return LoadedDenoiser(run.name, recipe, prior, ema, checkpoint.digest, autoencoder, classes)
 
 
 def scaling_of(recipe: AutoencoderRecipe, latents: Mapping[str, float]) -> Scaling:

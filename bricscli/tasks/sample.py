@@ -60,7 +60,8 @@ class Sampled:
 def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], device: torch.device,
                      sampler: str | None = None, steps: int | None = None, grid: str | None = None,
                      eta: float | None = None, start: float | None = None, guidance: float | None = None,
-                     only: str | None = None, batch_size: int = 64, format: str = "png") -> Sampled:
+                     only: str | None = None, batch_size: int = 64, format: str = "png",
+                     ema: float | None = None) -> Sampled:
     """Draws one image for each of `seeds` into `out`, as data/samples.py describes it, and a contact sheet beside it.
 
     `only` of one class, or of any.
@@ -72,7 +73,7 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], devi
     check_range(steps=steps, batch_size=batch_size)
     if format not in FORMATS:
         raise RecipeError(f"--format: `{format}` is unknown. There are: {', '.join(FORMATS)}.")
-    denoiser = load_denoiser(run, device)
+    denoiser = load_denoiser(run, device, ema)
     sampling = choose_sampling(denoiser.recipe.sampling, sampler, steps, start, grid, eta, guidance)
     check_conditions(run.name, denoiser.recipe, denoiser.classes, only, sampling.guidance)
     step_levels(sampling, denoiser.prior.schedule)  # or RecipeError, before any file
@@ -104,7 +105,7 @@ def _describe(denoiser: LoadedDenoiser, sampling: SamplingSpec, only: str | None
         "resolution": denoiser.autoencoder.recipe.data.resolution,
         "denoiser": {"run": denoiser.name, "digest": denoiser.digest},
         "autoencoder": denoiser.autoencoder.digest,
-        "ema": denoiser.recipe.training.ema,
+        "ema": denoiser.ema,
         "sampling": sampling.model_dump(),
         "class": only,
         "dtype": str(next(denoiser.prior.denoiser.parameters()).dtype).removeprefix("torch."),

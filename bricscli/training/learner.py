@@ -1,7 +1,7 @@
 """What one player of a training owns: a model, its optimiser, its averaged weights; and the numbers for the log."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -40,16 +40,23 @@ class Means:
 
 
 class Learner(Generic[M]):
-    """A model with its optimiser and its averaged weights: what is trained, saved and loaded together."""
+    """A model with its optimiser and its averaged weights: what is trained, saved and loaded together.
 
-    def __init__(self, model: M, optimiser: torch.optim.Optimizer, ema: float, largest_norm: float) -> None:
+    `ema` are the decays of the averages; 0 is none.
+    """
+
+    def __init__(self, model: M, optimiser: torch.optim.Optimizer, ema: Sequence[float], largest_norm: float) -> None:
         self.model, self.optimiser, self.largest_norm = model, optimiser, largest_norm
-        self.ema = EMA(model, ema) if ema else None
+        self.emas = [EMA(model, decay) for decay in ema if decay]
 
     @property
     def averaged(self) -> M:
-        """The weights that everything after training uses."""
-        return self.ema.module if self.ema else self.model
+        """The weights that everything after training uses: the first average."""
+        return self.emas[0].module if self.emas else self.model
+
+    def more_averages(self) -> dict[float, dict[str, Tensor]]:
+        """The weights of the other averages, by decay."""
+        return {ema.decay: dict(ema.module.state_dict()) for ema in self.emas[1:]}
 
     def differentiate(self, name: str, losses: Iterable[Tensor]) -> float:
         """Gradients of the sum of `losses`, clipped; returns their norm before that. Raises NonFiniteError.
@@ -67,18 +74,21 @@ class Learner(Generic[M]):
         """Moves the weights along the gradients, and the averages after them."""
         set_learning_rate(self.optimiser, rate)
         self.optimiser.step()
-        if self.ema:
-            self.ema.update(self.model, step)
+        for ema in self.emas:
+            ema.update(self.model, step)
 
     def training_state(self, prefix: str) -> dict[str, Tensor]:
-        """All that `averaged` lacks for going on."""
+        """All that the averages lack for going on."""
         model = {f"{prefix}.model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        return (model if self.ema else {}) | optimiser_tensors(self.optimiser, self.model, f"{prefix}.optimiser")
+        return (model if self.emas else {}) | optimiser_tensors(self.optimiser, self.model, f"{prefix}.optimiser")
 
-    def load(self, prefix: str, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None:
-        """From `averaged.state_dict` and `training_state`. Raises RuntimeError where names or shapes differ."""
+    def load(self, prefix: str, weights: dict[str, Tensor], training: dict[str, Tensor],
+             averages: Mapping[float, dict[str, Tensor]] = {}) -> None:
+        """From `averaged.state_dict`, `training_state`, `more_averages`. Raises RuntimeError where they do not fit."""
         self.averaged.load_state_dict(weights)
-        if self.ema:
+        for ema in self.emas[1:]:
+            ema.module.load_state_dict(averages.get(ema.decay, {}))
+        if self.emas:
             self.model.load_state_dict(under(training, f"{prefix}.model."))
         load_optimiser_tensors(self.optimiser, self.model, f"{prefix}.optimiser", training)
 

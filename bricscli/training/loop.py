@@ -33,8 +33,10 @@ class Step(Protocol[*Batch]):
 
     def __call__(self, step: int, /, *batch: *Batch) -> dict[str, float]: ...
     def weights(self) -> dict[str, Tensor]: ...
+    def more_averages(self) -> dict[float, dict[str, Tensor]]: ...
     def training_state(self) -> dict[str, Tensor]: ...
-    def load(self, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None: ...
+    def load(self, weights: dict[str, Tensor], training: dict[str, Tensor],
+             averages: Mapping[float, dict[str, Tensor]] = ..., /) -> None: ...
 
 
 class StopRequest:
@@ -93,7 +95,8 @@ def train(
     def save(step: int) -> Path:
         log.sync()
         path = save_checkpoint(run.checkpoints, step, step_function.weights(), step_function.training_state(),
-                               {"step": step, "images_seen": step * batch_size}, recipe_text)
+                               {"step": step, "images_seen": step * batch_size}, recipe_text,
+                               step_function.more_averages())
         prune(run.checkpoints, KEPT_CHECKPOINTS, protect())
         return path
 
@@ -124,7 +127,7 @@ def _resume(step_function: Step[*Batch], run: RunDirectory) -> tuple[int, Path |
     checkpoint = load_checkpoint(path, training=True)
     assert checkpoint.training is not None
     try:
-        step_function.load(checkpoint.weights, checkpoint.training)
+        step_function.load(checkpoint.weights, checkpoint.training, checkpoint.averages)
     except RuntimeError:  # the recipe is equal, so the program must be another
         raise RecipeError(f"{path}: was written by a brics with other layers. Choose another --run.") from None
     say(f"{run.path}: goes on after {checkpoint.state['images_seen']} images.")

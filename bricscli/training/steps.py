@@ -4,7 +4,7 @@ A step is a pure function of its state, its batch and its number: every random d
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,13 @@ class AutoencoderStep:
         torch.manual_seed(derive_seed(training.seed, "weights"))
         model = build_autoencoder(recipe).to(device)
         adam = torch.optim.Adam(model.parameters(), betas=training.betas, eps=training.epsilon)
-        self.generator = Learner(model, adam, training.ema, training.gradient_clip)
+        self.generator = Learner(model, adam, [training.ema], training.gradient_clip)
         self.critic: Learner[Critic] | None = None
         if recipe.losses.adversarial:
             self.generator_loss, self.critic_loss = ADVERSARIAL[recipe.losses.adversarial_loss]
             critic = build_discriminator(recipe).to(device)
             adam = torch.optim.Adam(critic.parameters(), betas=training.betas, eps=training.discriminator_epsilon)
-            self.critic = Learner(critic, adam, ema=0.0, largest_norm=0.0)
+            self.critic = Learner(critic, adam, ema=[], largest_norm=0.0)
 
     @property
     def averaged(self) -> Autoencoder:
@@ -130,6 +130,9 @@ class AutoencoderStep:
     def weights(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict())
 
+    def more_averages(self) -> dict[float, dict[str, Tensor]]:
+        return self.generator.more_averages()
+
     def training_state(self) -> dict[str, Tensor]:
         state = self.generator.training_state("generator")
         if self.critic is not None:
@@ -137,8 +140,9 @@ class AutoencoderStep:
             state |= critic | self.critic.training_state("critic")
         return state
 
-    def load(self, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None:
-        self.generator.load("generator", weights, training)
+    def load(self, weights: dict[str, Tensor], training: dict[str, Tensor],
+             averages: Mapping[float, dict[str, Tensor]] = {}) -> None:
+        self.generator.load("generator", weights, training, averages)
         if self.critic is not None:
             self.critic.load("critic", under(training, "critic.weights."), training)
 
@@ -209,8 +213,12 @@ class DiffusionStep:
     def weights(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict())
 
+    def more_averages(self) -> dict[float, dict[str, Tensor]]:
+        return self.denoiser.more_averages()
+
     def training_state(self) -> dict[str, Tensor]:
         return self.denoiser.training_state("denoiser")
 
-    def load(self, weights: dict[str, Tensor], training: dict[str, Tensor]) -> None:
-        self.denoiser.load("denoiser", weights, training)
+    def load(self, weights: dict[str, Tensor], training: dict[str, Tensor],
+             averages: Mapping[float, dict[str, Tensor]] = {}) -> None:
+        self.denoiser.load("denoiser", weights, training, averages)

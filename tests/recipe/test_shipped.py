@@ -28,6 +28,10 @@ def test_loads_and_survives_writing(name: str) -> None:
     ("schedule.kind=cosine", "`chen_cosine`, `nichol_cosine`, `linear`, `beta_linear`, `scaled_linear`, `flow`"),
     ("denoising.gamma=4", "denoising.gamma: belongs to weight `min_snr`, not to `eps`"),
     ("denoising.predicts=noise", "`eps`, `v`, `x_0` or `flow`"),
+    ("training.ema=[0.9, 0.9]", "training.ema: must be 0, a decay, or a list of decays, each once"),
+    ("training.ema=[]", "training.ema: must be 0, a decay, or a list"),
+    ("training.ema=[0, 0.9]", "training.ema: must be 0, a decay, or a list"),
+    ("training.ema=[0.9, 1]", r"training.ema\[1\]: must be below 1, got 1"),
     ("training.accumulate=3", "training.accumulate: 3 parts do not divide a batch of 64"),
     ("sampling.sampler=euler", "sampling.sampler: must be `ddpm`, `ddim`, .* got the text 'euler'"),
     ("sampling.grid=even", "sampling.grid: must be `log_snr` or `trailing`, got the text 'even'"),
@@ -55,6 +59,16 @@ def test_guidance_needs_both_predictions() -> None:
     assert recipe.problem_of_guidance(1.0) is None
     with pytest.raises(RecipeError, match=r"sampling.guidance: 1.5 needs a denoiser whose labels were dropped now and"):
         load_recipe("photos64-classes-diffusion.yaml", ["training.label_dropout=0"])
+
+
+@pytest.mark.parametrize(("written", "decays"), [("0.99", (0.99,)), ("[0.99]", (0.99,)), ("0", (0,)),
+                                                 ("[0.9999, 0.99975]", (0.9999, 0.99975))])
+def test_one_decay_or_several(written: str, decays: tuple[float, ...]) -> None:
+    recipe = load_recipe("church64x4-diffusion.yaml", [f"training.ema={written}"])
+    assert isinstance(recipe, DiffusionRecipe) and recipe.training.ema == decays
+    text = dump_recipe(recipe)
+    assert f"  ema: {written if len(decays) > 1 else float(decays[0])}\n" in text
+    assert parse_recipe(text, "x") == recipe
 
 
 def test_a_denoiser_cannot_halve_a_code_more_often_than_it_goes() -> None:

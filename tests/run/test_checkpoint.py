@@ -12,6 +12,7 @@ from bricscli.run.checkpoint import (
     checkpoint_digest,
     find_checkpoint,
     latest_checkpoint,
+    list_averages,
     list_checkpoints,
     load_checkpoint,
     load_weights,
@@ -45,6 +46,28 @@ def test_round_trip(tmp_path: Path) -> None:
     assert checkpoint.training["half"].dtype == torch.bfloat16
     assert torch.equal(checkpoint.training["random"], torch.get_rng_state())
     assert load_checkpoint(path).training is None
+
+
+def test_other_averages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of their own, each with the recipe and a digest; one that is damaged spoils the checkpoint for training."""
+    good = save(tmp_path, 1)
+    averages = {0.99975: {"a": torch.tensor(8.0)}, 1e-5: {"a": torch.tensor(9.0)}}
+    path = save_checkpoint(tmp_path, 2, {"a": torch.tensor(7.0)}, {}, {}, "kind: x", averages)
+    assert list_averages(path) == [0.99975, 1e-5] and list_averages(good) == []
+    loaded = load_checkpoint(path, training=True)
+    assert loaded.averages == averages and loaded.weights["a"] == 7
+    chosen, file = load_checkpoint(path, decay=0.99975), path / "weights-0.99975.safetensors"
+    assert chosen.weights["a"] == 8 and chosen.averages == {} and load_checkpoint(path).weights["a"] == 7
+    assert chosen.digest == sha256_file(file) != loaded.digest == checkpoint_digest(path)
+    assert load_weights(file).recipe_text == chosen.recipe_text == "kind: x"
+    flip(file)
+    assert load_checkpoint(path).weights["a"] == 7 and load_checkpoint(path, decay=1e-5).weights["a"] == 9
+    for job in (lambda: load_checkpoint(path, decay=0.99975), lambda: load_checkpoint(path, training=True)):
+        with pytest.raises(DataError, match=r"weights-0\.99975\.safetensors is damaged"):
+            job()
+    assert latest_checkpoint(tmp_path) == good and "weights-0.99975" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"is damaged"):
+        load_checkpoint(good, decay=0.5)
 
 
 def test_same_input_same_bytes(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from bricscli import files
-from bricscli.errors import DataError, MismatchError
+from bricscli.errors import DataError, MismatchError, RecipeError
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints, load_checkpoint, save_checkpoint
 from bricscli.tasks.models import load_autoencoder, load_denoiser, recipe_of
+from bricscli.tasks.train_diffusion import train_denoiser
 
 CPU = torch.device("cpu")
 Trained = Any  # tests/tasks/conftest.py
@@ -51,6 +54,22 @@ def test_the_denoiser_and_its_own_copy_of_the_autoencoder(copied: Trained) -> No
     code = torch.rand(1, 2, 8, 8)
     assert torch.equal(loaded.autoencoder.model.decode(code), autoencoder.model.decode(code))
     assert not loaded.prior.denoiser.training
+
+
+def test_the_average_of_another_decay(
+    trained: Trained, tmp_path: Path, tiny_diffusion: Callable[..., DiffusionRecipe]
+) -> None:
+    recipe = tiny_diffusion(training={"images": 16, "ema": [0.5, 0.2]})
+    run = train_denoiser(recipe, trained.autoencoder.path, tmp_path / "run", device=CPU)
+    first, named, other = (load_denoiser(run, CPU, ema) for ema in (None, 0.5, 0.2))
+    path = list_checkpoints(run.checkpoints)[-1]
+    assert first.digest == named.digest == checkpoint_digest(path)
+    assert other.digest == files.sha256_file(path / "weights-0.2.safetensors") != first.digest
+    stored = load_checkpoint(path, training=True).averages[0.2]
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in other.prior.denoiser.state_dict().items())
+    assert not torch.equal(other.prior.denoiser.out.weight, first.prior.denoiser.out.weight)
+    with pytest.raises(RecipeError, match=r"--ema: .*run has no average of decay 0.3. There are: 0.5, 0.2\."):
+        load_denoiser(run, CPU, 0.3)
 
 
 def test_runs_of_the_other_kind_are_refused(trained: Trained) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bricscli.diffusion.denoiser import KEY_CODES
 from bricscli.errors import BricsError
 from bricscli.nn.unet import UNet
 from bricscli.recipe.recipes import DiffusionRecipe
@@ -20,7 +21,7 @@ CODES = torch.rand(4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def make(recipe: DiffusionRecipe, **flags: bool) -> DiffusionStep:
-    step = DiffusionStep(recipe, CPU, channels=2, size=8)
+    step = DiffusionStep(recipe, CPU, KEY_CODES, channels=2, size=8)
     Acceleration(**flags).apply(step.denoiser.model, torch.zeros_like(CODES), recipe.training.precision)
     return step
 

@@ -181,7 +181,7 @@ def test_a_critic_that_is_not_finite_changes_nothing(
 def test_gradients_are_clipped_to_their_norm() -> None:
     layer, slope = nn.Linear(3, 1, bias=False), torch.tensor([3.0, 0.0, 4.0])
     for largest, wanted in ((0.0, [3, 0, 4]), (1.0, [0.6, 0, 0.8]), (10.0, [3, 0, 4])):
-        learner = Learner(layer, torch.optim.Adam(layer.parameters()), 0.0, largest)
+        learner = Learner(layer, torch.optim.Adam(layer.parameters()), [], largest)
         assert learner.differentiate("loss", [layer(slope).sum()]) == pytest.approx(5)
         assert layer.weight.grad is not None
         assert layer.weight.grad.flatten().tolist() == pytest.approx(wanted, rel=1e-4)
@@ -378,6 +378,25 @@ def test_every_method_learns_one_batch(tiny_autoencoder: MakeAutoencoder, method
     colours = batch()[..., :1, :1].expand(-1, -1, 16, 16)
     losses = [step(number, colours)[terms[0]] for number in range(30)]
     assert losses[-1] < 0.8 * losses[0], losses
+
+
+def test_several_averages(tiny_diffusion: MakeDiffusion) -> None:
+    """Each is what training with it alone gives, and they go on where they stopped."""
+    def make(*ema: float) -> DiffusionStep:
+        return DiffusionStep(tiny_diffusion(training={"ema": list(ema)}), CPU, KEY_CODES, channels=2, size=8)
+
+    both, first, second = make(0.5, 0.2), make(0.5), make(0.2)
+    for number in range(8):  # decays warm up from 0.1: from the third update on, they differ
+        for step in (both, first, second):
+            step(number, codes(number))
+        if number == 4:
+            stopped, both = both, make(0.5, 0.2)
+            both.load(stopped.weights(), everything(stopped), stopped.more_averages())
+    assert first.more_averages() == {} and both.more_averages().keys() == {0.2}
+    assert same(both.weights(), first.weights()) and same(both.more_averages()[0.2], second.weights())
+    assert not same(first.weights(), second.weights())
+    with pytest.raises(RuntimeError):
+        make(0.5, 0.2).load(first.weights(), everything(first), first.more_averages())
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
