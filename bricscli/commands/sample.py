@@ -52,7 +52,8 @@ def sample(
     from bricscli.run.directory import RunDirectory, newest_run
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
-    from bricscli.tasks.sample import choose_seeds, describe_seeds, sample_to_folder
+    from bricscli.tasks.choices import Asked, choose_seeds, describe_seeds
+    from bricscli.tasks.sample import sample_to_folder
 
     wanted = choose_seeds(count, seed, seeds)
     chosen = RunDirectory.open(run) if run else newest_run(options.RUNS_ROOT, "diffusion")
@@ -62,9 +63,9 @@ def sample(
     if run is None:
         say(f"{chosen.path}: is the diffusion model that was trained last; using it.")
     out = out or chosen.samples
-    done = sample_to_folder(chosen, out, seeds=wanted, device=choose_device(device), sampler=sampler, steps=steps,
-                            grid=grid, eta=eta, start=start, guidance=guidance, only=only, batch_size=batch_size,
-                            format=format, ema=ema)
+    asked = Asked(sampler=sampler, steps=steps, grid=grid, eta=eta, start=start, guidance=guidance)
+    done = sample_to_folder(chosen, out, seeds=wanted, device=choose_device(device), asked=asked, only=only, ema=ema,
+                            format=format, batch_size=batch_size)
     sheet = f"; the first of them in {done.sheet}" if done.sheet else ""
     say(f"{out}: {len(wanted)} images, {describe_seeds(wanted)}: {done.new} new, {done.kept} kept, {done.redone} redone"
         f"{sheet}.")

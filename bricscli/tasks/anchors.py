@@ -15,9 +15,9 @@ from bricscli.data.loader import order, read_sample
 from bricscli.errors import DataError
 from bricscli.run.directory import RunDirectory
 from bricscli.runtime import generator_for
+from bricscli.tasks.draw import decode_latents
 from bricscli.tasks.encode import CODE, decode_code, open_codes
 from bricscli.tasks.models import load_autoencoder
-from bricscli.tasks.sample import decode_latents
 
 RECONSTRUCTED, SHUFFLED = "reconstructions of train images", "shuffled key codes"
 

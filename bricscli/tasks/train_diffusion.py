@@ -22,6 +22,7 @@ from bricscli.run.provenance import describe_process
 from bricscli.runtime import deterministic_algorithms
 from bricscli.tasks.classes import draw_labels, open_labels
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
+from bricscli.tasks.draw import decode_latents, draw_latents
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
 from bricscli.tasks.models import (
     FirstStage,
@@ -33,7 +34,6 @@ from bricscli.tasks.models import (
     recipe_of,
     scaling_of,
 )
-from bricscli.tasks.sample import decode_latents, draw_latents
 from bricscli.training.acceleration import PLAIN, Acceleration
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep

@@ -17,11 +17,13 @@ from bricscli.errors import DataError, RecipeError
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.recipe.specs import SamplingSpec
 from bricscli.run.directory import RunDirectory
+from bricscli.tasks.choices import Asked
 from bricscli.tasks.classes import check_conditions, draw_labels, open_labels
+from bricscli.tasks.draw import iter_samples
 from bricscli.tasks.encode import encode
 from bricscli.tasks.models import load_denoiser
 from bricscli.tasks.prepare import prepare_folder
-from bricscli.tasks.sample import iter_samples, sample_to_folder
+from bricscli.tasks.sample import sample_to_folder
 from bricscli.tasks.train_ae import train_autoencoder
 from bricscli.tasks.train_diffusion import train_denoiser
 
@@ -151,12 +153,12 @@ def test_a_seed_is_an_image_of_its_class(labelled: Path, guidance: float) -> Non
 
 def test_folders_of_one_class(labelled: Path, tmp_path: Path) -> None:
     run, out = RunDirectory.open(labelled / "toy-diffusion"), tmp_path / "out"
-    sample_to_folder(run, out, seeds=range(2), device=CPU, only="light", guidance=2.0)
+    sample_to_folder(run, out, seeds=range(2), device=CPU, only="light", asked=Asked(guidance=2.0))
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["class"] == "light" and manifest["sampling"]["guidance"] == 2
-    for other in ({"only": "dark", "guidance": 2.0}, {"guidance": 2.0}, {"only": "light"}):
+    for only, guidance in (("dark", 2.0), (None, 2.0), ("light", None)):
         with pytest.raises(DataError, match="drawn in another way"):
-            sample_to_folder(run, out, seeds=range(2), device=CPU, **other)
+            sample_to_folder(run, out, seeds=range(2), device=CPU, only=only, asked=Asked(guidance=guidance))
 
 
 @pytest.mark.parametrize(("only", "said"), [

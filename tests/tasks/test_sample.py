@@ -1,14 +1,13 @@
-"""One seed, one image: at any batch size, in any order, beside any others; and folders that hold one kind only."""
+"""Folders of samples: of one kind only, kept whole, continued."""
 
 import errno
 import importlib.metadata
 import itertools
 import json
-import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,90 +17,19 @@ from torch import Tensor, nn
 from bricscli import files
 from bricscli.data.images import decode_image, encode_png, sheet
 from bricscli.data.samples import SampleFolder, newest_samples
-from bricscli.diffusion.denoiser import KEY_CODES, PredictData
-from bricscli.diffusion.samplers import run_sampler
 from bricscli.errors import BricsError, DataError, MismatchError, RecipeError
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.unet import UNet
-from bricscli.recipe.specs import Sampler, SamplingSpec
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.run.provenance import describe_process
-from bricscli.runtime import PASS_WIDTH, generator_for
-from bricscli.tasks.models import LoadedDenoiser, load_denoiser
-from bricscli.tasks.sample import (
-    Sampled,
-    check_range,
-    choose_sampling,
-    choose_seeds,
-    describe_seeds,
-    draw_latents,
-    iter_samples,
-    sample_to_folder,
-    step_levels,
-)
+from bricscli.runtime import PASS_WIDTH
+from bricscli.tasks.choices import Asked
+from bricscli.tasks.models import load_denoiser
+from bricscli.tasks.sample import Sampled, sample_to_folder
 
 CPU = torch.device("cpu")
 Trained = Any  # tests/tasks/conftest.py
-SAMPLING = SamplingSpec(sampler="dpmpp_2m", steps=3)
-#: With noise at every step, and a grid of other length.
-NOISY = SamplingSpec(sampler="ddim", steps=5, grid="trailing", eta=1.0)
-
-
-@pytest.fixture(scope="module")
-def denoiser(trained: Trained) -> LoadedDenoiser:
-    """With random weights everywhere, so that what it says depends on every input strongly."""
-    loaded = load_denoiser(trained.diffusion, CPU)
-    torch.manual_seed(0)
-    for parameter in [*loaded.prior.denoiser.parameters(), *loaded.autoencoder.model.retrieval.parameters()]:
-        nn.init.normal_(parameter, std=0.3)
-    return loaded
-
-
-def images(denoiser: LoadedDenoiser, seeds: list[int], batch_size: int = 64,
-           sampling: SamplingSpec = SAMPLING) -> dict[int, Tensor]:
-    drawn: dict[int, Tensor] = {}
-    for batch in iter_samples(denoiser, seeds, sampling, CPU, batch_size):
-        assert batch.keys == [f"{seed:06d}" for seed in batch.seeds]
-        drawn |= dict(zip(batch.seeds, batch.images, strict=True))
-    return drawn
-
-
-@pytest.mark.parametrize("sampling", [SAMPLING, NOISY], ids=["ode", "noise"])
-def test_a_seed_is_an_image(denoiser: LoadedDenoiser, sampling: SamplingSpec) -> None:
-    reference = images(denoiser, list(range(19)), sampling=sampling)
-    assert all(image.shape == (3, 16, 16) and image.dtype == torch.uint8 for image in reference.values())
-    assert len({image.numpy().tobytes() for image in reference.values()}) == 19, "all different"
-    everyone = list(range(19))
-    for seeds, batch_size in ((everyone, 1), (everyone, 8), (everyone[::-1], 5), ([13], 64), ([2, 17, 3], 2)):
-        drawn = images(denoiser, seeds, batch_size, sampling)
-        assert drawn.keys() == set(seeds)
-        assert [seed for seed in seeds if not torch.equal(drawn[seed], reference[seed])] == [], (seeds, batch_size)
-
-
-def test_one_width_is_what_makes_it_so(denoiser: LoadedDenoiser) -> None:
-    """Kernels round differently at different widths: every pass has the same one, padded."""
-    widths: list[int] = []
-    handle = denoiser.prior.denoiser.register_forward_pre_hook(lambda _, arguments: widths.append(len(arguments[0])))
-    images(denoiser, [1, 2, 3], 2)
-    handle.remove()
-    assert set(widths) == {PASS_WIDTH["cpu"]} and len(widths) == 2 * (SAMPLING.steps + 1)
-
-
-def test_codes_come_from_the_sampler_and_the_seeds_own_noise(denoiser: LoadedDenoiser) -> None:
-    shape = denoiser.autoencoder.code_shape
-
-    def noise(*step: int) -> Tensor:
-        return torch.stack([torch.randn(shape, generator=generator_for(seed, "sample", *step)) for seed in range(8)])
-
-    for sampling in (SAMPLING, NOISY):
-        log_snr = step_levels(sampling, denoiser.prior.schedule)
-        with torch.no_grad():
-            predict = PredictData(denoiser.prior.denoiser, KEY_CODES)
-            x_0 = run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta)
-        codes = draw_latents(denoiser.prior, range(8), sampling, CPU)
-        torch.testing.assert_close(codes, KEY_CODES.to_latent(x_0))
-        assert codes.min() >= 0 and codes.max() <= 1 and codes.std() > 0.05
 
 
 def test_folder_of_samples(trained: Trained, tmp_path: Path) -> None:
@@ -150,7 +78,8 @@ def test_files_are_the_same_at_any_batch_size(trained: Trained, tmp_path: Path, 
 
 def test_small_batches_pay_for_no_padding(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_calls(monkeypatch, UNet, "forward")
-    sample_to_folder(trained.diffusion, tmp_path / "out", seeds=range(16), device=CPU, batch_size=1, steps=3)
+    sample_to_folder(trained.diffusion, tmp_path / "out", seeds=range(16), device=CPU, batch_size=1,
+                     asked=Asked(steps=3))
     assert set(calls) == {PASS_WIDTH["cpu"]} and len(calls) == 16 // PASS_WIDTH["cpu"] * (3 + 1)
 
 
@@ -184,9 +113,10 @@ def test_images_drawn_in_another_way_are_not_mixed(copied: Trained, tmp_path: Pa
     sample_to_folder(copied.diffusion, out, seeds=range(1), device=CPU)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     asked: list[tuple[dict[str, Any], str]] = [
-        ({"steps": 5}, "sampling.steps 4, not 5"), ({"sampler": "ddim"}, "sampling.sampler dpmpp_2m, not ddim"),
-        ({"grid": "trailing"}, "sampling.grid log_snr, not trailing"), ({"format": "shards"}, "format png, not shards"),
-        ({"start": 0.9, "steps": 3}, "sampling.steps 4, not 3; sampling.start 0.97, not 0.9")]
+        ({"asked": Asked(steps=5)}, "sampling.steps 4, not 5"), ({"format": "shards"}, "format png, not shards"),
+        ({"asked": Asked(sampler="ddim")}, "sampling.sampler dpmpp_2m, not ddim"),
+        ({"asked": Asked(grid="trailing")}, "sampling.grid log_snr, not trailing"),
+        ({"asked": Asked(start=0.9, steps=3)}, "sampling.steps 4, not 3; sampling.start 0.97, not 0.9")]
     for options, said in asked:
         with pytest.raises(DataError, match=rf"drawn in another way \({said}\)\. Choose another --out"):
             sample_to_folder(copied.diffusion, out, seeds=range(2), device=CPU, **options)
@@ -287,74 +217,10 @@ def test_the_autoencoders_run_is_refused(trained: Trained, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_options_out_of_range_are_all_told() -> None:
-    with pytest.raises(RecipeError) as caught:
-        check_range(count=0, seed=-1, steps=-2, batch_size=0)
-    assert [line.split(":")[0] for line in caught.value.lines] == ["-n", "--seed", "--steps", "--batch-size"]
-    with pytest.raises(RecipeError):
-        check_range(steps=0)
-    check_range(count=1, seed=0, steps=None, batch_size=1)
-
-
-def test_the_users_sampling_over_the_recipes() -> None:
-    assert choose_sampling(SAMPLING, None, None) == SAMPLING
-    assert choose_sampling(SAMPLING, "ddim", 7) == SamplingSpec(sampler="ddim", steps=7)
-    assert choose_sampling(SAMPLING, "ddim", None, 0.9, "trailing", 0.5) == SamplingSpec(
-        sampler="ddim", steps=3, start=0.9, grid="trailing", eta=0.5)
-    assert choose_sampling(NOISY, None, 9).eta == choose_sampling(NOISY, "ddim", 9).eta == 1
-    assert choose_sampling(NOISY, "heun", None) == SamplingSpec(sampler="heun", steps=5, grid="trailing")
-
-
-@pytest.mark.parametrize(("asked", "said"), [
-    ({"sampler": "euler"}, "--sampler: `euler` is unknown. There are: ddpm, ddim, dpmpp_2m, "),
-    ({"grid": "even"}, "--grid: `even` is unknown. There are: log_snr, trailing."),
-    ({"sampler": "ddim", "eta": -0.1}, "--eta: -0.1 is out of range. Choose 0 to 1."),
-    ({"sampler": "ddim", "eta": 1.1}, "--eta: 1.1 is out of range"),
-    ({"sampler": "ddim", "eta": math.nan}, "--eta: nan is out of range"),
-    ({"sampler": "heun", "eta": 1.0}, "--eta: belongs to `ddim`, not to `heun`."),
-    ({"eta": 1.0}, "--eta: belongs to `ddim`, not to `dpmpp_2m`."),
-    ({"start": 0.0}, "--start: 0.0 is out of range"),
-    ({"start": 1.1}, "--start: 1.1 is out of range"),
-    ({"start": math.nan}, "--start: nan is out of range"),
-])
-def test_sampling_that_cannot_be(asked: dict[str, Any], said: str) -> None:
-    with pytest.raises(RecipeError) as caught:
-        choose_sampling(SAMPLING, **{"sampler": None, "steps": None} | asked)
-    assert len(caught.value.lines) == 1 and caught.value.lines[0].startswith(said)
-
-
-@pytest.mark.parametrize(("options", "wanted", "said"), [
-    ((3, None, None), [0, 1, 2], "seeds 0 to 2"),
-    ((2, 9, None), [9, 10], "seeds 9 to 10"),
-    ((None, None, "0-4"), [0, 1, 2, 3, 4], "seeds 0 to 4"),
-    ((None, None, "7"), [7], "seed 7"),
-    ((None, None, "7, 3,10-12,11"), [7, 3, 10, 11, 12], "some of the seeds 3 to 12"),
-])
-def test_seeds(options: tuple[int | None, int | None, str | None], wanted: list[int], said: str) -> None:
-    assert list(choose_seeds(*options)) == wanted and describe_seeds(wanted) == said
-
-
-@pytest.mark.parametrize("seeds", ["", "x", "5-1", "-3", "1-", "1,,2", "1.5", "0-9-12", "٣", "9" * 30])
-def test_what_is_no_range_of_seeds(seeds: str) -> None:
-    with pytest.raises(RecipeError, match=r"^--seeds: `.*` is neither a seed nor a range of seeds. Write 7, 0-49999"):
-        choose_seeds(None, None, seeds)
-
-
-@pytest.mark.parametrize(("options", "said"), [
-    ((None, None, None), "-n: is missing"), ((None, 4, None), "-n: is missing"),
-    ((3, None, "0-2"), "--seeds: says already"), ((None, 0, "0-2"), "--seeds: says already"),
-    ((0, None, None), "-n: 0 is too small"), ((1, -1, None), "--seed: -1 is too small"),
-    ((10**30, None, None), "-n: 1000.* images are too many"),
-    ((None, None, "0-999999999999"), "--seeds: 1000.* images are too many"),
-])
-def test_numbers_of_images_that_cannot_be(options: tuple[int | None, int | None, str | None], said: str) -> None:
-    with pytest.raises(RecipeError, match=f"^{said}"):
-        choose_seeds(*options)
-
-
 def test_a_start_at_data_is_refused_before_anything_is_written(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="Choose a later start"):
-        sample_to_folder(trained.diffusion, tmp_path / "out", seeds=range(1), device=CPU, start=1e-12)
+        sample_to_folder(trained.diffusion, tmp_path / "out", seeds=range(1), device=CPU,
+                         asked=Asked(start=1e-12))
     assert not (tmp_path / "out").exists()
 
 
@@ -366,12 +232,3 @@ def test_the_newest_samples(trained: Trained, tmp_path: Path) -> None:
     assert newest_samples(tmp_path, tmp_path / "runs") == tmp_path / "runs" / "x" / "samples"
     sample_to_folder(trained.diffusion, tmp_path / "first", seeds=range(2), device=CPU)
     assert newest_samples(tmp_path, tmp_path / "runs") == tmp_path / "first"
-
-
-def test_the_sampler_is_the_one_asked_for(denoiser: LoadedDenoiser) -> None:
-    asked: list[tuple[Any, ...]] = [(name, 4, 0.97) for name in get_args(Sampler) if name != "flow_euler"]
-    asked += [("ddim", 4, 0.97, "log_snr", 0.7), ("dpmpp_2m", 5, 0.97), ("dpmpp_2m", 5, 0.9),
-              ("dpmpp_2m", 5, 0.9, "trailing")]
-    kinds = [choose_sampling(SAMPLING, *options) for options in asked]
-    codes = [draw_latents(denoiser.prior, range(2), kind, CPU) for kind in kinds]
-    assert not any(torch.equal(one, other) for one, other in itertools.combinations(codes, 2))

@@ -19,10 +19,10 @@ from bricscli.recipe.specs import SamplingSpec
 from bricscli.run.checkpoint import list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics
+from bricscli.tasks.draw import draw_latents, iter_samples
 from bricscli.tasks.encode import CODE, decode_code, encode
 from bricscli.tasks.models import load_denoiser
 from bricscli.tasks.prepare import prepare_toy
-from bricscli.tasks.sample import draw_latents, iter_samples
 from bricscli.tasks.train_ae import train_autoencoder
 from bricscli.tasks.train_diffusion import describe_plan, train_denoiser
 
