@@ -32,7 +32,8 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"],
-            ["table"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"]]
+            ["table"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"],
+            ["eval", "spectrum"]]
 
 #: latent-diffusion's first stage: codes that are no key codes, and no grids.
 GRIDLESS = ["--recipe", "tiny/toy.yaml", "--set", "training.images=8", "--set", "encoder.channels=8",
@@ -132,7 +133,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
                   ["train-ae", *AUTOENCODER], ["encode", "--run", "runs/toy"], ["train-diffusion", *DIFFUSION],
                   ["sample", "-n", "12", "--out", "samples"],
                   ["eval", "reconstruction", "--metrics", "psnr,ssim"], ["eval", "usage"],
-                  ["eval", "fid", "--ref", "toy", "--features", "random", "--anchors", "runs/toy"]):
+                  ["eval", "fid", "--ref", "toy", "--features", "random", "--anchors", "runs/toy"],
+                  ["eval", "spectrum", "--ref", "toy", "--split", "val"]):
         done = brics(path, *words)
         assert done.code == 0, (words, done.err)
         assert "Traceback" not in done.err
@@ -211,7 +213,7 @@ def test_eval(world: World) -> None:
     assert len(re.findall(r"for comparison, .*: [\d.e+]+ \(12 images\)", out)) == 2
     assert {path.name for path in (world.path / "runs" / "toy" / "evals").iterdir()} == {
         "reconstruction-toy-val.json", "usage-toy-train.json", "usage-toy-train.png"}
-    (result,) = (world.path / "evals").iterdir()
+    (result,) = (world.path / "evals").glob("fd_random-*.json")
     assert json.loads(result.read_text())["features"]["name"] == "random"
 
 
@@ -228,6 +230,37 @@ def test_eval_usage(world: World) -> None:
     assert world.said["eval usage"].err.splitlines()[-1].startswith("counting hits: 48 of 48 images")
     with Image.open(evals / "usage-toy-train.png") as plot:
         assert (plot.format, plot.size) == ("PNG", (1080, 408))
+
+
+def test_eval_spectrum(world: World) -> None:
+    out = world.said["eval spectrum"].out
+    assert "samples: are the samples that were drawn last" in out
+    assert len(re.findall(r"^(?:low|middle|high) +[\d.]+ to [\d.]+ +[+-][\d.]+ dB +[\d.]+ dB$", out, re.M)) == 3
+    assert "power spectra of 12 images of samples against 12 images of toy" in out
+    assert out.endswith("written to evals/spectrum-samples-toy-val.json and evals/spectrum-samples-toy-val.png\n")
+    result = json.loads((world.path / "evals" / "spectrum-samples-toy-val.json").read_text())
+    assert len(result["frequencies"]) == len(result["power"]["samples"]) == 17
+    with Image.open(world.path / "evals" / "spectrum-samples-toy-val.png") as plot:
+        assert plot.format == "PNG"
+
+
+def test_a_second_stage(world: World, fork: Server, tmp_path: Path) -> None:
+    """Through the words: trained --from the first, and told to be; another denoiser is refused in one line."""
+    runs = world.path / "runs"
+    words = ["train-diffusion", *DIFFUSION, "--set", "training.images=64", "--set", "latent_perceptual.weight=0.5",
+             "--autoencoder", str(runs / "toy"), "--from", str(runs / "toy-diffusion")]
+    before = snapshot(runs)
+    done = fork(tmp_path, *words, "--run", "second")
+    assert done.code == 0, done.err
+    began = json.loads((tmp_path / "second" / "run.json").read_text())["from"]
+    assert began == {"run": "toy-diffusion", "digest": checkpoint_digest(
+        list_checkpoints(runs / "toy-diffusion" / "checkpoints")[-1])}
+    assert "latent_perceptual" in (tmp_path / "second" / "metrics.jsonl").read_text()
+    for extra in (["--run", "third"], ["--dry-run"]):
+        done = fork(tmp_path, *words, "--set", "denoiser.channels=32", *extra)
+        assert done.code == 4 and len(done.err.splitlines()) == 1
+        assert "toy-diffusion: has another denoiser than the recipe (denoiser.channels: 16 -> 32)" in done.err
+    assert snapshot(runs) == before and [path.name for path in tmp_path.iterdir()] == ["second"]
 
 
 def test_eval_of_moved_keys(world: World, fork: Server, tmp_path: Path) -> None:
@@ -580,6 +613,10 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["eval", "fid", "--ref", "toy", "--features", "random", "--samples", "nowhere"], 3, "nowhere: "),
     (["eval", "fid", "--ref", "toy", "--features", "random", "--out", "in-the-way/deep"], 3, "in-the-way/deep"),
     (["eval", "fid", "--ref", "toy", "--features", "random", "--anchors", "nowhere"], 3, "nowhere: no such run"),
+    (["eval", "spectrum", "--ref", "nowhere"], 3, "nowhere: neither a folder nor"),
+    (["eval", "spectrum", "--ref", "other"], 3, "samples: images are 32x32, those of other 20x20"),
+    (["eval", "spectrum", "--ref", "toy", "--samples", "nowhere"], 3, "nowhere: "),
+    (["eval", "spectrum", "--ref", "toy", "--out", "in-the-way/deep"], 3, "in-the-way/deep"),
     (["plot", "schedules", "--out", "empty"], 3, "empty: is a folder"),
     (["plot", "schedules", "--out", "in-the-way/deep.png"], 3, "in-the-way: cannot be written"),
     (["plot", "schedules", "--out", "READ-ONLY/x.png"], 3, "READ-ONLY: cannot be written"),

@@ -1,4 +1,4 @@
-"""`brics eval`: reconstruction, usage and fid."""
+"""`brics eval`: reconstruction, usage, fid and spectrum."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,9 +18,13 @@ Run = Annotated[Path | None, typer.Option(metavar="RUN", help="The autoencoder's
 Ref = Annotated[str | None, typer.Option(metavar="REF", help="A prepared data set, by path, name or a part of its "
                                          "name, or a folder of images (default: the one trained on).")]
 Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: val for "
-                                               "reconstruction, train for usage, all for fid).")]
+                                               "reconstruction, train for usage, else all).")]
 Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, chosen at random "
                                                                          "once and for all.")]
+Samples = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of images (default: the samples under "
+                                              "runs/ or here that were drawn last).")]
+Compared = Annotated[str, typer.Option("--ref", metavar="REF", help="What the samples are compared with: a prepared "
+                                       "data set, by path, name or a part of its name, or a folder of images.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run, or "
                                                               "beside the samples).")]
 
@@ -101,10 +105,8 @@ def usage(
 
 
 def fid(
-    ref: Annotated[str, typer.Option(metavar="REF", help="What the samples are compared with: a prepared data set, by "
-                                     "path, name or a part of its name, or a folder of images.")],
-    samples: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of images (default: the samples under "
-                                                 "runs/ or here that were drawn last).")] = None,
+    ref: Compared,
+    samples: Samples = None,
     split: Split = None,
     features: Annotated[str, typer.Option(help="inception: FID (clean-fid). random: a distance of its own on fixed "
                                                "random convolutions, which needs no download.")] = "inception",
@@ -125,7 +127,6 @@ def fid(
     """
     from bricscli import files
     from bricscli.data.collection import find_images, open_folder
-    from bricscli.data.samples import newest_samples
     from bricscli.errors import RecipeError
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
@@ -137,15 +138,52 @@ def fid(
         raise RecipeError(f"--features: `{features}` is unknown. Use inception or random.")
     extractor = load_features(features, place)  # type: ignore[arg-type]
     reference = find_images(ref, split)
-    folder = samples or newest_samples(Path(), options.RUNS_ROOT)
-    if samples is None:
-        say(f"{folder}: are the samples that were drawn last; using them.")
+    folder = samples or _newest_samples()
     images = open_folder(folder)
     files.check_writable(out or folder.parent / "evals")
     compared = decode_anchors(anchors, images.used(limit), place) if anchors else {}
     result = evaluate_frechet(images, reference, extractor, anchors=compared, limit=limit)
     say("\n".join([*describe_result(result),
                    f"written to {save_result(result, out or folder.parent / 'evals')}"]))
+
+
+def spectrum(
+    ref: Compared,
+    samples: Samples = None,
+    split: Split = None,
+    limit: Limit = None,
+    out: Out = None,
+    device: options.Device = "auto",
+) -> None:
+    """At which frequencies samples have more or less power than real images: what is blurred, what is noisy.
+
+    Compares radially averaged power spectra of luma, averaged over images, as the latent perceptual loss's paper does
+    (its Figures 5 and 6). Prints the difference in low, middle and high frequencies, and writes all of it and a plot.
+
+    Example: brics eval spectrum --samples samples/ --ref lsun-church --split val
+    """
+    from bricscli import files
+    from bricscli.data.collection import find_images, open_folder
+    from bricscli.run.log import say
+    from bricscli.runtime import choose_device
+    from bricscli.tasks.spectrum import describe_spectrum, evaluate_spectrum, save_spectrum
+
+    place, reference = choose_device(device), find_images(ref, split)
+    folder = samples or _newest_samples()
+    images, results = open_folder(folder), out or folder.parent / "evals"
+    files.check_writable(results)
+    result = evaluate_spectrum(images, reference, device=place, limit=limit)
+    table, plot = save_spectrum(result, results)
+    say("\n".join([*describe_spectrum(result), f"written to {table} and {plot}"]))
+
+
+def _newest_samples() -> Path:
+    from bricscli.data.samples import newest_samples
+    from bricscli.run.log import say
+
+    folder = newest_samples(Path(), options.RUNS_ROOT)
+    say(f"{folder}: are the samples that were drawn last; using them.")
+    return folder
 
 
 def _autoencoder_run(run: Path | None) -> "RunDirectory":
@@ -159,5 +197,5 @@ def _autoencoder_run(run: Path | None) -> "RunDirectory":
     return directory
 
 
-for command in (reconstruction, usage, fid):
+for command in (reconstruction, usage, fid, spectrum):
     app.command(help=options.manual(command))(command)

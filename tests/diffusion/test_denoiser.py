@@ -199,3 +199,12 @@ def test_times_are_spread_evenly() -> None:
     assert torch.tensor(offsets).histc(4, 0, 1).min() > 25, "where they begin is uniform"
     one, other = (draw_times(4, torch.Generator().manual_seed(seed)) for seed in (1, 2))
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_training_knows_the_predicted_data_and_its_noise(predicts: Prediction) -> None:
+    (x_0, noise), t = data(), torch.linspace(0.05, 0.95, 8, dtype=torch.float64)
+    guess = 3 * x_0.flip(0)
+    denoised = denoise(Knowing(guess, predicts), Flow(), x_0, t, noise)
+    torch.testing.assert_close(denoised.x_0, guess)
+    torch.testing.assert_close(denoised.noise_to_data, t / (1 - t))

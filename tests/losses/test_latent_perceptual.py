@@ -298,7 +298,7 @@ def test_a_key_beyond_its_range_is_read_at_the_end_and_not_moved(autoencoder: Au
 def test_the_same_code_has_no_loss(autoencoder: Autoencoder) -> None:
     """Though the clean one is retrieved from inference's table and the predicted one is not."""
     loss = build_latent_perceptual(LatentPerceptualSpec(), autoencoder, 16)
-    assert float(loss(codes(0), codes(0).requires_grad_(), torch.ones(4))) < 1e-20
+    assert loss(codes(0), codes(0).requires_grad_(), torch.ones(4)) < 1e-20
 
 
 def test_autocast_changes_nothing(autoencoder: Autoencoder) -> None:

@@ -496,3 +496,30 @@ def test_the_kinds_are_those_of_the_classes() -> None:
 def test_list_recipes() -> None:
     assert list_recipes() == [
         "base/autoencoder.yaml", "church64x4-diffusion.yaml", "church64x4.yaml", "tiny/toy32.yaml"]
+
+
+# --- a part that may be left out
+
+def test_a_part_that_may_be_left_out() -> None:
+    plain = load_recipe("church64x4-diffusion")
+    assert isinstance(plain, DiffusionRecipe) and plain.latent_perceptual is None
+    set_here = load_recipe("church64x4-diffusion", ["latent_perceptual.weight=1"])
+    write("x.yaml", "extends: church64x4-diffusion\nlatent_perceptual: {weight: 2, blocks: 2}\n")
+    over = load_recipe("x.yaml", ["latent_perceptual.weight=1"])
+    for recipe, blocks in ((set_here, None), (over, 2)):
+        assert isinstance(recipe, DiffusionRecipe) and recipe.latent_perceptual is not None
+        assert (recipe.latent_perceptual.weight, recipe.latent_perceptual.blocks) == (1, blocks)
+        assert parse_recipe(dump_recipe(recipe), "x") == recipe
+    assert load_recipe("x.yaml", ["latent_perceptual=null"]) == plain
+    assert "latent_perceptual.weight: (none) -> 1.0" in differing_keys(plain, set_here)
+
+
+def test_what_is_wrong_in_a_part_that_may_be_left_out() -> None:
+    assert problems("extends: church64x4-diffusion\nlatent_perceptual:\n  treshold: 3\n  weight: 0\n  blocks: two\n",
+                    "latent_perceptual.variant=papers") == [
+        "x.yaml:4: latent_perceptual.weight: must be above 0, got 0.",
+        "x.yaml:5: latent_perceptual.blocks: expected a whole number, got the text 'two'.",
+        "--set: latent_perceptual.variant: must be `paper` or `diffusers`, got the text 'papers'.",
+        "x.yaml:3: latent_perceptual.treshold: unknown key. Did you mean `threshold`?"]
+    assert problems("extends: church64x4-diffusion\n", "latent_perceptual=true") == [
+        "--set: latent_perceptual: expected a mapping, got true."]

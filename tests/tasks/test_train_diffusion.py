@@ -16,7 +16,7 @@ from bricscli.errors import BricsError, DataError, MismatchError, RecipeError
 from bricscli.recipe.load import load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.recipe.specs import SamplingSpec
-from bricscli.run.checkpoint import list_checkpoints
+from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints, load_checkpoint
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics
 from bricscli.tasks.draw import draw_latents, iter_samples
@@ -147,3 +147,92 @@ def test_plan(trained: Trained, tmp_path: Path) -> None:
     assert "brics encode --run" in lines[1]
     with pytest.raises(MismatchError):
         describe_plan(trained.diffusion_recipe, trained.diffusion.path)
+
+
+# A second stage
+
+
+def second_stage(tiny_diffusion: Callable[..., DiffusionRecipe], **changes: Any) -> DiffusionRecipe:
+    return tiny_diffusion(**({"latent_perceptual": {"weight": 0.1}, "training": {"images": 16}} | changes))
+
+
+def test_a_second_stage_begins_with_the_averaged_weights(
+    copied: Trained, tiny_diffusion: Callable[..., DiffusionRecipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing is learned, they are still there at the end; where something is, it is from there."""
+    first = copied.diffusion
+    newest = list_checkpoints(first.checkpoints)[-1]
+    still = second_stage(tiny_diffusion, training={"images": 8, "learning_rate": 1e-30})
+    run = train_denoiser(still, copied.autoencoder.path, copied.root / "still", device=CPU, start=first.path)
+    found, wanted = (load_checkpoint(list_checkpoints(other.checkpoints)[-1]).weights for other in (run, first))
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+    assert run.info["from"] == {"run": "toy-diffusion", "digest": checkpoint_digest(newest)}
+    line = read_metrics(run.metrics_path)[0]
+    assert line["loss"] == pytest.approx(line["denoising"] + 0.1 * line["latent_perceptual"])
+    assert "random weights" not in capsys.readouterr().err
+
+
+def test_a_second_stage_goes_on_without_from_and_with_no_other(
+    copied: Trained, tiny_diffusion: Callable[..., DiffusionRecipe]
+) -> None:
+    """Stopped and started again it leaves the bytes of one that was not."""
+    recipe, codes, first = second_stage(tiny_diffusion), copied.autoencoder.path, copied.diffusion.path
+    whole = train_denoiser(recipe, codes, copied.root / "whole", device=CPU, start=first)
+    run = train_denoiser(recipe, codes, copied.root / "run", device=CPU, start=first, save_every=0)
+    newest, *_ = reversed(list_checkpoints(run.checkpoints))
+    wanted = (newest / "training.safetensors").read_bytes()
+    assert wanted == (list_checkpoints(whole.checkpoints)[-1] / "training.safetensors").read_bytes()
+    shutil.rmtree(newest)
+    train_denoiser(recipe, codes, run.path, device=CPU)
+    assert (newest / "training.safetensors").read_bytes() == wanted
+    train_denoiser(recipe, codes, run.path, device=CPU, start=first)
+    with pytest.raises(MismatchError, match=r"run: began with the weights .* of `toy-diffusion`, --from gives .* of "
+                                            r"`whole`\. Choose another --run, or leave --from out"):
+        train_denoiser(recipe, codes, run.path, device=CPU, start=whole.path)
+    with pytest.raises(MismatchError, match=r"toy-diffusion: began with random weights, --from gives"):
+        train_denoiser(copied.diffusion_recipe, codes, first, device=CPU, start=whole.path)
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(DataError, match=r"was to begin with the weights .* of `toy-diffusion` .*Pass --from again"):
+        train_denoiser(recipe, codes, run.path, device=CPU)
+
+
+def test_first_stages_that_do_not_fit_leave_nothing(
+    copied: Trained, tiny_diffusion: Callable[..., DiffusionRecipe]
+) -> None:
+    codes, first = copied.autoencoder, copied.diffusion
+    other = copied.root / "other"
+    shutil.copytree(first.path, other)
+    info = RunDirectory.open(other).info
+    files.write_json(other / "run.json", info | {"autoencoder": {"run": "else", "digest": "0" * 64}})
+    empty = copied.root / "empty"
+    shutil.copytree(first.path, empty, ignore=shutil.ignore_patterns("checkpoints"))
+    cases: list[tuple[type[BricsError], str, dict[str, Any], Path]] = [
+        (DataError, "no such run", {}, copied.root / "none"),
+        (DataError, "empty: has no checkpoint yet", {}, empty),
+        (MismatchError, "not of a diffusion model", {}, codes.path),
+        (MismatchError, "key codes of autoencoder 00000000 .`else`.", {}, other),
+        (MismatchError, r"another denoiser than the recipe \(denoiser.blocks: 1 -> 2\)", {"denoiser": {"blocks": 2}},
+         first.path),
+        (MismatchError, r"\(schedule.kind: 'chen_cosine' -> 'flow'", {"schedule": {"kind": "flow"}}, first.path),
+        (MismatchError, r"\(denoising.predicts: 'eps' -> 'v'\)", {"denoising": {"predicts": "v"}}, first.path),
+        (RecipeError, "latent_perceptual.blocks: the autoencoder's decoder has 2, not 3",
+         {"latent_perceptual": {"blocks": 3}}, first.path),
+    ]
+    before = listing(copied.root)
+    for kind, words, changes, start in cases:
+        with pytest.raises(kind, match=words) as caught:
+            train_denoiser(second_stage(tiny_diffusion, **changes), codes.path, copied.root / "new", device=CPU,
+                           start=start)
+        assert len(caught.value.lines) == 1
+    assert listing(copied.root) == before
+    with pytest.raises(MismatchError, match=r"denoiser.blocks: 1 -> 2"):
+        describe_plan(second_stage(tiny_diffusion, denoiser={"blocks": 2}), codes.path, first.path)
+
+
+def test_without_from_a_latent_perceptual_loss_is_allowed_but_told(
+    copied: Trained, tiny_diffusion: Callable[..., DiffusionRecipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_denoiser(second_stage(tiny_diffusion), copied.autoencoder.path, copied.root / "new", device=CPU)
+    assert "is for a second stage of training, and this run begins with random weights" in capsys.readouterr().err
+    assert "from" not in RunDirectory.open(copied.root / "new").info
