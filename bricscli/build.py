@@ -23,25 +23,27 @@ from bricscli.nn.discriminator import PatchDiscriminator, StyleDiscriminator
 from bricscli.nn.encoder import Encoder
 from bricscli.nn.retrieval.feature_grid import FeatureGrid, NoRetrieval
 from bricscli.nn.unet import UNet
-from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.recipe.specs import (
+from bricscli.recipe.diffusion_specs import (
     BetaLinearSpec,
     ChenCosineSpec,
+    FlowSpec,
+    LatentPerceptualSpec,
+    LinearSpec,
+    NicholCosineSpec,
+    ScaledLinearSpec,
+    ScheduleSpec,
+)
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.recipe.specs import (
     ConvDecoderSpec,
     FeatureGridSpec,
-    FlowSpec,
     KeyCodeSpec,
     KLKeyCodeSpec,
     KLSpec,
-    LatentPerceptualSpec,
-    LinearSpec,
     MoVQDecoderSpec,
-    NicholCosineSpec,
     NoRetrievalSpec,
     PatchDiscriminatorSpec,
     RQSpec,
-    ScaledLinearSpec,
-    ScheduleSpec,
     Spec,
     StyleDecoderSpec,
     StyleDiscriminatorSpec,

@@ -21,8 +21,9 @@ from bricscli.diffusion.schedule import ChenCosine, ScaledLinear
 from bricscli.errors import RecipeError
 from bricscli.nn.decoders.conv import ConvDecoder
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
+from bricscli.recipe.diffusion_specs import ScheduleSpec
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.recipe.specs import BottleneckSpec, DecoderSpec, DiscriminatorSpec, RetrievalSpec, ScheduleSpec, Spec
+from bricscli.recipe.specs import BottleneckSpec, DecoderSpec, DiscriminatorSpec, RetrievalSpec, Spec
 
 MakeAutoencoder = Callable[..., AutoencoderRecipe]
 MakeDiffusion = Callable[..., DiffusionRecipe]

@@ -19,8 +19,8 @@ Ref = Annotated[str | None, typer.Option(metavar="REF", help="A prepared data se
                                          "name, or a folder of images (default: the one trained on).")]
 Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: val for "
                                                "reconstruction, train for usage, else all).")]
-Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, chosen at random "
-                                                                         "once and for all.")]
+Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, of samples and a "
+                                         "reference of the samples only, chosen at random once and for all.")]
 Samples = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of images (default: the samples under "
                                               "runs/ or here that were drawn last).")]
 Compared = Annotated[str, typer.Option("--ref", metavar="REF", help="What the samples are compared with: a prepared "

@@ -29,11 +29,11 @@ def train_diffusion(
                                                          "about a third more time.")] = False,
     device: options.Device = "auto",
 ) -> None:
-    """Train the diffusion model that draws new key codes.
+    """Train the diffusion model that draws new key codes, or latents.
 
-    Refuses key codes that another checkpoint of the autoencoder made. Ctrl-C finishes the step and saves; the same
+    Refuses codes that another checkpoint of the autoencoder made. Ctrl-C finishes the step and saves; the same
     command again goes on where it stopped. A second stage, such as one with the latent perceptual loss, begins --from a
-    run of the same denoiser on the same key codes.
+    run of the same denoiser on the same codes.
 
     Example: brics train-diffusion --recipe photos64-diffusion.yaml --autoencoder runs/cats --run runs/cats-diffusion
     """

@@ -25,7 +25,6 @@ MAX_PIXELS = 100_000_000
 #: Pillow formats that are no rasters of their own: decoding starts another program, or needs a plug-in.
 _NOT_RASTER = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 
-
 #: The last chunk of every PNG: no bytes, its name, its CRC-32.
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 

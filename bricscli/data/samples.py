@@ -13,16 +13,18 @@ draw into one folder at a time, even the same seeds.
 import fcntl
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bricscli import files
 from bricscli.data.images import ImageError, Pixels, decode_image, is_whole_png
 from bricscli.data.shards import MANIFEST, Shard, Split, read_manifest, write_manifest, write_tar
-from bricscli.errors import DataError
+from bricscli.errors import BricsError, DataError
 
 SEEDS_PER_SHARD = 1024
 #: What shards call the split, and begin with.
@@ -79,12 +81,6 @@ class SampleFolder(ABC):
             return (path / MANIFEST).is_file() and read_manifest(path)[0]["kind"] == "samples"
         except DataError:
             return False
-
-    @property
-    def sheet_path(self) -> Path:
-        """The contact sheet's, beside the folder: programs that measure a folder of images take all that are in it."""
-        path = self.path if self.path.name not in ("", "..") else Path(os.path.abspath(self.path))
-        return path.with_name(f"{path.name}-sheet.png")
 
     def image(self, seed: int) -> Pixels:
         """uint8 (3, H, W). Raises DataError where it is missing or damaged."""
@@ -159,10 +155,12 @@ class ShardSamples(SampleFolder):
         """Whether its shard is, down to the last byte."""
         name = _shard_name(seed)
         if name not in self._whole:
-            try:
-                self._whole[name] = files.sha256_file(self.path / name) == self._shards[name].sha256
-            except OSError:
-                self._whole[name] = False
+            with _locked(self.path):  # another process may have extended it since
+                listed = {shard.name: shard.sha256 for shard in read_manifest(self.path)[1]}
+                try:
+                    self._whole[name] = files.sha256_file(self.path / name) == listed.get(name)
+                except OSError:
+                    self._whole[name] = False
         return self._whole[name]
 
     def read(self, seed: int) -> bytes:
@@ -195,6 +193,19 @@ class ShardSamples(SampleFolder):
 
 
 FORMATS: dict[str, type[PngSamples | ShardSamples]] = {"png": PngSamples, "shards": ShardSamples}
+
+
+def read_samples(path: Path, seeds: Sequence[int]) -> Pixels:
+    """uint8 `(len(seeds), 3, H, W)`, while no other process may replace a shard. Raises as `SampleFolder.image`."""
+    with _locked(path):
+        folder = SampleFolder.open(path)
+        return np.stack([folder.image(seed) for seed in seeds])
+
+
+def sheet_path(path: Path) -> Path:
+    """The contact sheet's, beside the folder: programs that measure a folder of images take all that are in it."""
+    path = path if path.name not in ("", "..") else Path(os.path.abspath(path))
+    return path.with_name(f"{path.name}-sheet.png")
 
 
 def newest_samples(*roots: Path) -> Path:
@@ -288,7 +299,11 @@ def _locked(path: Path) -> Iterator[None]:
     """One process at a time, for a moment; others wait."""
     descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise BricsError(f"{path}: cannot be locked ({error.strerror}). Choose another --out, on a disk of this "
+                             "machine.") from None
         yield
     finally:
         os.close(descriptor)

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -42,7 +42,7 @@ def map_in_order(function: Callable[[A], B], items: Sequence[A], workers: int | 
         pool.shutdown(cancel_futures=True)
 
 
-def map_behind(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+def map_behind(function: Callable[[A], B], items: Iterable[A]) -> Generator[B, None, None]:
     """function(item) for each item, in order, by a thread that is at work while the next item is being made.
 
     At most two items are with the thread: whoever makes them faster waits. What `function` raises comes up with the

@@ -17,6 +17,7 @@ A weight is a function of log SNR on the squared error of x_0, and follows the p
 whatever is predicted: the same weight is the same loss for all four.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -74,9 +75,12 @@ KEY_CODES = Scaling(centre=0.5, unit=0.5, limit=1.0)
 def latents_of(*, std: float, largest: float) -> Scaling:
     """Unbounded latents: x_0 of deviation 1, clipped where the training data end (`std`, `largest` over all of it).
 
+    Raises ValueError where there are no such latents.
     Differs from latent-diffusion (arXiv:2112.10752, App. G), which takes the deviation of one batch, leaves the latents
     of codebooks as they are, and clips nothing.
     """
+    if not 0 < std < math.inf or not largest > 0:
+        raise ValueError(f"latents of deviation {std} up to {largest} are none")
     return Scaling(centre=0.0, unit=std, limit=largest / std)
 
 

@@ -53,12 +53,13 @@ class Autoencoder(nn.Module):
         """Code -> image `(B, 3, H, W)`, about [-1, 1]."""
         return self.decoder(self.retrieval(self.retrieval.tile(code)))
 
-    def iter_features(self, code: Tensor) -> Iterator[Tensor]:
-        """What the decoder computes between a code and its image, from the code on: `(B, C, H, W)` each.
+    def iter_features(self, latent: Tensor) -> Iterator[Tensor]:
+        """What the decoder computes between a latent and its image, from the latent on: `(B, C, H, W)` each.
 
-        A block is only computed when it is asked for. Gradients flow to the code, in feature grids to each key that
-        lies in [0, 1]; one beyond is read at the end of its range, and nothing that it did there changes the image.
+        A block is only computed when it is asked for. Gradients flow to the latent: in feature grids to each key that
+        lies in [0, 1], since one beyond is read at the end of its range; past a codebook straight through.
         """
+        code = self.bottleneck.snap(latent.detach()) + (latent - latent.detach())
         return self.decoder.iter_features(self.retrieval(self.retrieval.tile(code)))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ in float64 where `encoded` is that; codebooks are always float32.
 
 z: the code; mu, sigma: mean and deviation of a KL bottleneck; e: the nearest vector of a codebook; sg: stop-gradient.
 
-Differs from latent-diffusion, VQGAN and RQ-VAE: no 1x1 convolutions around the bottleneck; the encoder's last layer and
-the decoder's first are linear already.
+Differs from latent-diffusion, whose denoiser learns z = mu + sigma eps of a KL bottleneck, drawn anew for every step:
+the latent here is mu, which is written once. Differs from latent-diffusion, VQGAN and RQ-VAE: no 1x1 convolutions
+around the bottleneck; the encoder's last layer and the decoder's first are linear already.
 """
 
 from abc import ABC, abstractmethod

@@ -8,32 +8,34 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from bricscli.errors import RecipeError
+from bricscli.recipe.diffusion_specs import (
+    BetaLinearSpec,
+    ChenCosineSpec,
+    DenoisingSpec,
+    DiffusionTrainingSpec,
+    LatentPerceptualSpec,
+    SamplingSpec,
+    ScaledLinearSpec,
+    ScheduleSpec,
+    UNetSpec,
+)
 from bricscli.recipe.specs import (
     AutoencoderLossSpec,
     AutoencoderTrainingSpec,
-    BetaLinearSpec,
     BottleneckSpec,
-    ChenCosineSpec,
     DataSpec,
     DecoderSpec,
-    DenoisingSpec,
-    DiffusionTrainingSpec,
     DiscriminatorSpec,
     EncoderSpec,
     FeatureGridSpec,
     KeyCodeSpec,
     KLKeyCodeSpec,
-    LatentPerceptualSpec,
     PatchDiscriminatorSpec,
     RetrievalSpec,
     RQSpec,
-    SamplingSpec,
-    ScaledLinearSpec,
-    ScheduleSpec,
     Spec,
     StyleDecoderSpec,
     StyleDiscriminatorSpec,
-    UNetSpec,
 )
 
 #: What a recipe that says nothing about it has.
@@ -167,7 +169,7 @@ class AutoencoderRecipe(Spec):
 
 
 class DiffusionRecipe(Spec):
-    """A denoiser on the key codes of one autoencoder."""
+    """A denoiser on the key codes, or other latents, of one autoencoder."""
 
     kind: Literal["diffusion"]
     description: str = ""
@@ -212,10 +214,10 @@ class DiffusionRecipe(Spec):
         return f"{guidance:g} needs a denoiser {lacking}"
 
     def check_code_size(self, size: int) -> None:
-        """Raises RecipeError unless the denoiser can halve key codes of `size` pixels as often as it wants to."""
+        """Raises RecipeError unless the denoiser can halve codes of `size` pixels as often as it wants to."""
         halvings = len(self.denoiser.multipliers) - 1
         if size % 2**halvings:
-            raise RecipeError(f"denoiser.multipliers: {halvings + 1} entries halve the key code {halvings} times, and "
+            raise RecipeError(f"denoiser.multipliers: {halvings + 1} entries halve the code {halvings} times, and "
                               f"{size} cannot be. Use at most {(size & -size).bit_length()} entries.")
 
     def check_decoder_blocks(self, count: int) -> None:

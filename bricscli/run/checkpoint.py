@@ -70,8 +70,8 @@ def save_checkpoint(
     """Writes `folder/step-<step>` and returns its path; the same input gives the same bytes.
 
     `weights` is all that inference needs, `training` the rest, `state` plain JSON, `averages` other weights by their
-    decay. An intact checkpoint of that step
-    stays as it is, a damaged one is replaced. Raises BricsError where the disk is full or refuses.
+    decay. An intact checkpoint of that step stays as it is, a damaged one is replaced. Raises BricsError where the
+    disk is full or refuses.
     """
     path = folder / f"step-{step:07d}"
     if path.exists():

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import get_args
 
 from bricscli.errors import RecipeError
-from bricscli.recipe.specs import Sampler, SamplingSpec, StepGrid
+from bricscli.recipe.diffusion_specs import Sampler, SamplingSpec, StepGrid
 
 #: More at once are a slip of the finger.
 MOST_SEEDS = 10_000_000
@@ -14,7 +14,7 @@ MOST_SEEDS = 10_000_000
 
 @dataclass(frozen=True)
 class Asked:
-    """Of recipe.specs.SamplingSpec what was asked for; None: what the recipe says."""
+    """Of a recipe's SamplingSpec what was asked for; None: what the recipe says."""
 
     sampler: str | None = None
     steps: int | None = None

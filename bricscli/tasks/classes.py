@@ -74,4 +74,4 @@ def check_conditions(name: str, recipe: DiffusionRecipe, classes: Mapping[str, i
 
 def show_names(names: Sequence[str]) -> str:
     """The first ten of them, for messages."""
-    return ", ".join([*names[:10], *["..."] * (len(names) > 10)])
+    return ", ".join([*names[:10], *["..."] * (len(names) > 10)]) or "none"

@@ -15,7 +15,7 @@ from bricscli.diffusion.schedule import Schedule
 from bricscli.diffusion.step_grids import STEP_GRIDS
 from bricscli.errors import RecipeError
 from bricscli.nn.autoencoder import Autoencoder
-from bricscli.recipe.specs import SamplingSpec
+from bricscli.recipe.diffusion_specs import SamplingSpec
 from bricscli.runtime import generator_for, in_passes
 from bricscli.tasks.classes import draw_labels
 from bricscli.tasks.models import LoadedDenoiser, Prior

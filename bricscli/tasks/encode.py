@@ -8,7 +8,6 @@ names of their classes, go with them.
 """
 
 import io
-import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -57,9 +56,9 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
         fresh = run.path / "codes-new"
         if fresh.exists():
             files.remove_directory(fresh)
-        spread = _Spread()
-        findings = dict if autoencoder.recipe.has_key_codes else spread.describe
-        write_shards(fresh, header, _samples(autoencoder, images, device, spread), findings=findings)
+        spread = None if autoencoder.recipe.has_key_codes else _Spread()
+        write_shards(fresh, header, _samples(autoencoder, images, device, spread),
+                     findings=spread.describe if spread else dict)
         if run.codes.exists():
             files.remove_directory(run.codes)
         fresh.rename(run.codes)
@@ -70,7 +69,7 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
 def open_codes(run: RunDirectory, autoencoder: LoadedAutoencoder) -> ShardSet:
     """The run's key codes or latents. Raises DataError where there are none, MismatchError where others made them."""
     if not run.codes.exists():
-        raise DataError(f"{run.codes}: no key codes yet. Make them with `brics encode --run {run.path}`.")
+        raise DataError(f"{run.codes}: no codes yet. Make them with `brics encode --run {run.path}`.")
     codes = ShardSet.open(run.codes)
     made_by = codes.header["autoencoder"]["digest"]
     if made_by != autoencoder.digest:
@@ -116,29 +115,30 @@ def _existing(path: Path) -> ShardSet | None:
         return None
 
 
-def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.device, spread: _Spread
+def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.device, spread: _Spread | None
              ) -> Iterator[Sample]:
     recipe = autoencoder.recipe
     decode = partial(decode_image, resolution=recipe.data.resolution)
     for split_name in images.splits:
         split = images.split(split_name)
-        numbers = itertools.count()
+        seen = 0
         batches = in_order(split, decode, "png", IMAGES_AT_A_TIME)
         for batch in track(batches, len(split), f"encoding {split_name}", "images", size=len):
             real = to_float(torch.from_numpy(batch))
             codes = {CODE: in_passes(autoencoder.model.latent, real, device).half().numpy()}
             if recipe.data.flip:
                 codes[FLIP] = in_passes(autoencoder.model.latent, real.flip(-1), device).half().numpy()
-            for i, number in zip(range(len(batch)), numbers, strict=False):
+            for i, number in enumerate(range(seen, seen + len(batch))):
                 latents = {name: array[i] for name, array in codes.items()}
                 for latent in latents.values():
                     if not np.isfinite(latent).all():
                         raise DataError(f"{split.where(number, 'png')}: its latent is too large for float16, or not a "
                                         "number. Train the autoencoder again, with a smaller learning rate.")
-                    if split_name == "train":
+                    if spread and split_name == "train":
                         spread.add(latent)
                 label = {LABEL: split.read(number, LABEL)} if "classes" in images.header else {}
                 yield split_name, split.keys[number], label | {name: _to_npy(code) for name, code in latents.items()}
+            seen += len(batch)
 
 
 def _to_npy(array: np.ndarray) -> bytes:

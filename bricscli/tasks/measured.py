@@ -96,7 +96,8 @@ def _of_samples(result: dict[str, Any], run: RunDirectory, recipe: DiffusionReci
         return None
     seen, trained = _images_seen(run, record["denoiser"]["digest"]), load_shipped_recipe(recipe.autoencoder)
     assert isinstance(trained, AutoencoderRecipe)
-    if seen is None or reference["name"] != trained.data.name or differing_keys(autoencoder, trained):
+    others = reference["name"] != trained.data.name or differing_keys(autoencoder, trained)
+    if seen is None or others or record.get("class"):
         return None
     notes = _unfinished(seen, recipe)
     if samples["images"] != PAPER_SAMPLES:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from bricscli.build import build_autoencoder, build_denoiser, build_schedule
 from bricscli.diffusion.denoiser import KEY_CODES, Scaling, latents_of
@@ -14,7 +13,7 @@ from bricscli.diffusion.schedule import Schedule
 from bricscli.errors import DataError, MismatchError, RecipeError
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.unet import UNet
-from bricscli.recipe.load import differing_keys, parse_recipe
+from bricscli.recipe.load import parse_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.checkpoint import Weights, find_checkpoint, latest_checkpoint, load_checkpoint, load_weights
 from bricscli.run.directory import RunDirectory
@@ -57,7 +56,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class LoadedDenoiser:
-    """A trained denoiser with the autoencoder whose key codes it draws."""
+    """A trained denoiser with the autoencoder whose codes it draws."""
 
     name: str
     recipe: DiffusionRecipe
@@ -68,20 +67,6 @@ class LoadedDenoiser:
     classes: Mapping[str, int]  #: how many training samples each has, by number; none of an unconditional one
 
 
-@dataclass(frozen=True)
-class FirstStage:
-    """The averaged weights of a diffusion run, with which another one begins."""
-
-    name: str
-    digest: str
-    weights: dict[str, Tensor]
-
-    @property
-    def record(self) -> dict[str, str]:
-        """For `run.json`."""
-        return {"run": self.name, "digest": self.digest}
-
-
 def load_autoencoder(run: RunDirectory, device: torch.device, checkpoint: str | None = None) -> LoadedAutoencoder:
     """The newest checkpoint of a run, or the one whose name or digest begins with `checkpoint`.
 
@@ -90,7 +75,7 @@ def load_autoencoder(run: RunDirectory, device: torch.device, checkpoint: str | 
         MismatchError: it is not the run of an autoencoder.
     """
     recipe_of(run, AutoencoderRecipe)
-    path = find_checkpoint(run.checkpoints, checkpoint) if checkpoint else _latest(run)
+    path = find_checkpoint(run.checkpoints, checkpoint) if checkpoint else newest_checkpoint(run)
     loaded = load_checkpoint(path)
     return _autoencoder(run.name, Weights(loaded.digest, loaded.recipe_text, loaded.weights), path, device)
 
@@ -110,7 +95,7 @@ def load_denoiser(run: RunDirectory, device: torch.device, ema: float | None = N
         raise RecipeError(f"--ema: {run.path} has no average of decay {ema:g}. There are: "
                           f"{', '.join(map(str, decays))}.")
     ema = decays[0] if ema is None else ema
-    path = _latest(run)
+    path = newest_checkpoint(run)
     expected, classes = run.info["autoencoder"], run.info.get("classes", {})
     weights = load_weights(run.autoencoder_path)
     if weights.digest != expected["digest"]:
@@ -127,39 +112,22 @@ def load_denoiser(run: RunDirectory, device: torch.device, ema: float | None = N
     model = build_denoiser(recipe, channels, size)
     _fill(model, checkpoint.weights, path)
     model.to(device).eval().requires_grad_(False)
-    scaling = scaling_of(autoencoder.recipe, expected.get("latents", {}))
+    scaling = scaling_of(autoencoder.recipe, expected, run.info_path)
     prior = Prior(model, build_schedule(recipe.schedule), scaling, autoencoder.code_shape)
     return LoadedDenoiser(run.name, recipe, prior, ema, checkpoint.digest, autoencoder, classes)
 
 
-def scaling_of(recipe: AutoencoderRecipe, latents: Mapping[str, float]) -> Scaling:
-    """How the denoiser sees an autoencoder's codes; `latents` is what their manifest says of them, if no key codes."""
-    return KEY_CODES if recipe.has_key_codes else latents_of(**latents)
+def scaling_of(recipe: AutoencoderRecipe, record: Mapping[str, Any], where: Path) -> Scaling:
+    """How the denoiser sees an autoencoder's codes; `record` is what the file `where` says of them.
 
-
-def load_first_stage(run: RunDirectory, recipe: DiffusionRecipe, autoencoder: LoadedAutoencoder) -> FirstStage:
-    """The newest checkpoint of a diffusion run, as the beginning of a run of `recipe` on codes of `autoencoder`.
-
-    Raises:
-        DataError: the run has none, or it is damaged.
-        MismatchError: it is of an autoencoder, of other key codes, or of a denoiser that is not the recipe's.
+    Raises DataError where it does not say how far latents spread that are no key codes.
     """
-    check_first_stage(run, recipe)
-    checkpoint, codes = load_checkpoint(_latest(run)), run.info["autoencoder"]
-    if codes["digest"] != autoencoder.digest:
-        raise MismatchError(f"{run.path}: was trained on key codes of autoencoder {codes['digest'][:8]} "
-                            f"(`{codes['run']}`), this run is to be on those of {autoencoder.digest[:8]}. Choose "
-                            "another --from.")
-    return FirstStage(run.name, checkpoint.digest, checkpoint.weights)
-
-
-def check_first_stage(run: RunDirectory, recipe: DiffusionRecipe) -> None:
-    """Raises MismatchError unless the run's network can go on as that of `recipe`: the same, predicting the same."""
-    parts = ("denoiser.", "schedule.", "denoising.predicts:")
-    differing = [line for line in differing_keys(recipe_of(run, DiffusionRecipe), recipe) if line.startswith(parts)]
-    if differing:
-        raise MismatchError(f"{run.path}: has another denoiser than the recipe ({'; '.join(differing)}). Choose "
-                            "another --from, or set these keys.")
+    if recipe.has_key_codes:
+        return KEY_CODES
+    try:
+        return latents_of(**record["latents"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{where}: does not say how far the latents spread. Run `brics encode` again.") from None
 
 
 def recipe_of(run: RunDirectory, kind: type[R]) -> R:
@@ -172,7 +140,8 @@ def recipe_of(run: RunDirectory, kind: type[R]) -> R:
     return recipe
 
 
-def _latest(run: RunDirectory) -> Path:
+def newest_checkpoint(run: RunDirectory) -> Path:
+    """Of a run that has one. Raises DataError where it has none."""
     path = latest_checkpoint(run.checkpoints)
     if path is None:
         raise DataError(f"{run.path}: has no checkpoint yet. Train it first.")

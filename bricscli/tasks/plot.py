@@ -8,7 +8,7 @@ import torch
 from bricscli import files
 from bricscli.build import build_schedule
 from bricscli.errors import DataError
-from bricscli.recipe.specs import DenoisingSpec, ScheduleSpec
+from bricscli.recipe.diffusion_specs import DenoisingSpec, ScheduleSpec
 from bricscli.report.schedules import draw_schedules
 
 POINTS = 1001

@@ -1,19 +1,19 @@
 """`brics sample`: seeds -> images. One seed, one image: whatever the batch, the order, or what was drawn before."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bricscli import files
 from bricscli.data.images import encode_png, sheet
-from bricscli.data.samples import FORMATS, SampleFolder
+from bricscli.data.samples import FORMATS, SampleFolder, read_samples, sheet_path
 from bricscli.data.workers import map_behind
 from bricscli.errors import BricsError, RecipeError
-from bricscli.recipe.specs import SamplingSpec
+from bricscli.recipe.diffusion_specs import SamplingSpec
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import Progress, track, warn
 from bricscli.run.provenance import describe_process
@@ -69,8 +69,9 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], devi
     batches = iter_samples(denoiser, missing, sampling, device, _whole_passes(batch_size, device), only)
     with Progress(len(seeds), "sampling", "images", done=len(seeds) - len(missing)) as progress:
         try:
-            for count in map_behind(save, batches):
-                progress.show(progress.done + count)
+            with closing(map_behind(save, batches)) as counts:  # or its thread might still be adding
+                for count in counts:
+                    progress.show(progress.done + count)
         finally:
             folder.finish()
     return Sampled(len(missing) - len(damaged), len(seeds) - len(missing), len(damaged), _write_sheet(out, seeds))
@@ -109,11 +110,10 @@ def _whole_passes(batch_size: int, device: torch.device) -> int:
 
 def _write_sheet(out: Path, seeds: Sequence[int]) -> Path | None:
     """The first images by seed; None, with a warning, where there is no room for it: the samples are there."""
-    folder = SampleFolder.open(out)
-    images = np.stack([folder.image(seed) for seed in sorted(seeds)[: SHEET_ROWS * SHEET_COLUMNS]])
+    path, images = sheet_path(out), read_samples(out, sorted(seeds)[: SHEET_ROWS * SHEET_COLUMNS])
     try:
-        files.write_bytes(folder.sheet_path, encode_png(sheet(images, min(SHEET_COLUMNS, len(images)))))
+        files.write_bytes(path, encode_png(sheet(images, min(SHEET_COLUMNS, len(images)))))
     except BricsError as error:
         warn(str(error))
         return None
-    return folder.sheet_path
+    return path

@@ -1,9 +1,10 @@
-"""`brics train-diffusion`: key-code shards -> denoiser checkpoints."""
+"""`brics train-diffusion`: shards of key codes or other latents -> denoiser checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,12 @@ from bricscli import files
 from bricscli.build import build_denoiser, build_latent_perceptual, count_parameters
 from bricscli.data.images import encode_png, sheet
 from bricscli.data.loader import BatchReader
-from bricscli.errors import DataError, MismatchError
+from bricscli.data.shards import ShardSet
+from bricscli.diffusion.denoiser import Scaling
+from bricscli.errors import MismatchError
 from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.run.checkpoint import WEIGHTS, list_checkpoints
+from bricscli.run.checkpoint import WEIGHTS
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import warn
 from bricscli.run.provenance import describe_process
@@ -24,16 +27,8 @@ from bricscli.tasks.classes import draw_labels, open_labels
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
 from bricscli.tasks.draw import decode_latents, draw_latents
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
-from bricscli.tasks.models import (
-    FirstStage,
-    LoadedAutoencoder,
-    Prior,
-    check_first_stage,
-    load_autoencoder,
-    load_first_stage,
-    recipe_of,
-    scaling_of,
-)
+from bricscli.tasks.models import LoadedAutoencoder, Prior, load_autoencoder, recipe_of, scaling_of
+from bricscli.tasks.second_stage import FirstStage, check_first_stage, check_same_start, load_first_stage
 from bricscli.training.acceleration import PLAIN, Acceleration
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep
@@ -64,31 +59,16 @@ def train_denoiser(
     autoencoder = load_autoencoder(autoencoder_run, device, checkpoint)
     recipe.check_code_size(autoencoder.recipe.code_size)
     recipe.check_decoder_blocks(autoencoder.recipe.decoder_blocks)
-    first = load_first_stage(RunDirectory.open(start), recipe, autoencoder) if start else None
     codes = open_codes(autoencoder_run, autoencoder)
-    training, shape = recipe.training, autoencoder.code_shape
-    latents = {"latents": codes.header["latents"]} if "latents" in codes.header else {}
-    scaling = scaling_of(autoencoder.recipe, codes.header.get("latents", {}))
-    train_codes = codes.split("train")
     labels, classes = open_labels(codes, recipe) or (None, {})
-    if training.flip and FLIP not in train_codes.extensions:
-        warn(f"{codes.path}: holds no mirrored key codes (data.flip of the autoencoder is false); training.flip is "
-             "without effect")
-    flip = FLIP if training.flip and FLIP in train_codes.extensions else None
-    with BatchReader(train_codes, partial(decode_code, shape=shape), CODE, training.batch_size, training.seed,
-                     flip_extension=flip) as reader:
-        perceptual = build_latent_perceptual(recipe.latent_perceptual, autoencoder.model,
-                                             autoencoder.recipe.data.resolution) if recipe.latent_perceptual else None
-        step = DiffusionStep(recipe, device, scaling, channels=shape[0], size=shape[1], perceptual=perceptual,
-                             weights=first.weights if first else None)
-        like = torch.zeros(training.batch_size // training.accumulate, *shape, device=device)
-        with deterministic_algorithms(device):  # as in training: torch compiles for one or the other
-            acceleration.apply(step.denoiser.model, like, training.precision)
+    about_codes = _describe_codes(codes, autoencoder, classes)
+    first = load_first_stage(RunDirectory.open(start), recipe, about_codes) if start else None
+    training = recipe.training
+    with _open_reader(codes, recipe, autoencoder.code_shape) as reader:
+        scaling = scaling_of(autoencoder.recipe, codes.header, codes.path)
+        step = _build_step(recipe, autoencoder, scaling, first, acceleration, device)
         run = RunDirectory.create(run_path, recipe, {
-            "kind": recipe.kind,
-            "autoencoder": {"run": autoencoder_run.name, "digest": autoencoder.digest} | latents,
-            "data": describe_data(codes), **({"classes": classes} if classes else {}),
-            **({"from": first.record} if first else {}),
+            "kind": recipe.kind, **about_codes, **({"from": first.record} if first else {}),
             "overrides": list(overrides), "device": device.type, "acceleration": asdict(acceleration),
             "process": describe_process()})
         check_same_autoencoder(run, autoencoder)
@@ -100,7 +80,7 @@ def train_denoiser(
             return torch.from_numpy(reader.batch(number)[0]).to(device).float(), label
 
         def preview(path: Path) -> Mapping[str, float]:
-            prior = Prior(step.averaged, step.schedule, scaling, shape)
+            prior = Prior(step.averaged, step.schedule, scaling, autoencoder.code_shape)
             drawn = draw_latents(prior, PREVIEW_SEEDS, recipe.sampling, device, draw_labels(classes, PREVIEW_SEEDS))
             images = decode_latents(autoencoder.model, drawn, device)
             files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
@@ -114,10 +94,44 @@ def train_denoiser(
     return run
 
 
+def _describe_codes(codes: ShardSet, autoencoder: LoadedAutoencoder, classes: Mapping[str, int]) -> dict[str, Any]:
+    """For `run.json`: whose they are, how they spread if they are no key codes, which data, which classes."""
+    latents = {"latents": codes.header["latents"]} if "latents" in codes.header else {}
+    return {"autoencoder": {"run": autoencoder.name, "digest": autoencoder.digest} | latents,
+            "data": describe_data(codes), **({"classes": dict(classes)} if classes else {})}
+
+
+def _open_reader(codes: ShardSet, recipe: DiffusionRecipe, shape: tuple[int, int, int]) -> BatchReader:
+    """Of the training codes, half of them mirrored if asked for; warns where there are no mirrored ones."""
+    split, flip = codes.split("train"), recipe.training.flip
+    if flip and FLIP not in split.extensions:
+        warn(f"{codes.path}: holds no mirrored codes (data.flip of the autoencoder is false); training.flip is "
+             "without effect")
+        flip = False
+    return BatchReader(split, partial(decode_code, shape=shape), CODE, recipe.training.batch_size,
+                       recipe.training.seed, flip_extension=FLIP if flip else None)
+
+
+def _build_step(recipe: DiffusionRecipe, autoencoder: LoadedAutoencoder, scaling: Scaling, first: FirstStage | None,
+                acceleration: Acceleration, device: torch.device) -> DiffusionStep:
+    """At its start, and as fast as asked for. Raises BricsError where the denoiser cannot be compiled."""
+    channels, size, _ = autoencoder.code_shape
+    perceptual = None
+    if recipe.latent_perceptual:
+        perceptual = build_latent_perceptual(recipe.latent_perceptual, autoencoder.model,
+                                             autoencoder.recipe.data.resolution)
+    step = DiffusionStep(recipe, device, scaling, channels=channels, size=size, perceptual=perceptual,
+                         weights=first.weights if first else None)
+    like = torch.zeros(recipe.training.batch_size // recipe.training.accumulate, channels, size, size, device=device)
+    with deterministic_algorithms(device):  # as in training: torch compiles for one or the other
+        acceleration.apply(step.denoiser.model, like, recipe.training.precision)
+    return step
+
+
 def describe_plan(recipe: DiffusionRecipe, autoencoder_path: Path, start: Path | None = None) -> list[str]:
     """What `--dry-run` tells: parameters, and the shards that would be read.
 
-    Where the autoencoder's run does not exist yet, the recipe of its name tells the shape of the key codes.
+    Where the autoencoder's run does not exist yet, the recipe of its name tells the shape of the codes.
     """
     run = RunDirectory(autoencoder_path)
     autoencoder = recipe_of(run, AutoencoderRecipe) if run.recipe_path.exists() else load_recipe(
@@ -129,7 +143,7 @@ def describe_plan(recipe: DiffusionRecipe, autoencoder_path: Path, start: Path |
         check_first_stage(RunDirectory.open(start), recipe)
     model = build_denoiser(recipe, autoencoder.bottleneck.channels, autoencoder.code_size)
     size = f"{autoencoder.code_size}x{autoencoder.code_size}x{autoencoder.bottleneck.channels}"
-    return [f"denoiser      {count_parameters(model) / 1e6:8.2f} M parameters, on key codes of {size}",
+    return [f"denoiser      {count_parameters(model) / 1e6:8.2f} M parameters, on codes of {size}",
             *describe_shards(run.codes, f"brics encode --run {run.path}")]
 
 
@@ -141,20 +155,3 @@ def check_same_autoencoder(run: RunDirectory, autoencoder: LoadedAutoencoder) ->
                             f"{autoencoder.digest[:8]}. Choose another --run, or pass --checkpoint {began[:8]}.")
 
 
-def check_same_start(run: RunDirectory, first: FirstStage | None) -> None:
-    """A run goes on from the weights it began with. Raises MismatchError for others, DataError where they are needed.
-
-    They are needed until there is a checkpoint.
-    """
-    began = run.info.get("from")
-    if first and (began is None or began["digest"] != first.digest):
-        weights = f"the weights {began['digest'][:8]} of `{began['run']}`" if began else "random weights"
-        raise MismatchError(f"{run.path}: began with {weights}, --from gives {first.digest[:8]} of `{first.name}`. "
-                            "Choose another --run, or leave --from out to go on.")
-    if not first and not list_checkpoints(run.checkpoints):
-        if began:
-            raise DataError(f"{run.path}: was to begin with the weights {began['digest'][:8]} of `{began['run']}` and "
-                            "has no checkpoint yet. Pass --from again.")
-        if run.recipe.kind == "diffusion" and run.recipe.latent_perceptual:
-            warn(f"{run.path}: the latent perceptual loss is for a second stage of training, and this run begins with "
-                 "random weights. Pass --from to begin with those of another run.")

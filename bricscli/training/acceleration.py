@@ -31,7 +31,8 @@ class Acceleration:
             model.compile()  # of this module only: copies of it, and its state, know nothing of it
             try:
                 with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    model(batch, batch.new_zeros(len(batch))).sum().backward()
+                    label = torch.zeros(len(batch), dtype=torch.int64, device=batch.device) if model.classes else None
+                    model(batch, batch.new_zeros(len(batch)), label).sum().backward()
             except Exception as error:  # of many kinds: no compiler, no Triton, a graph that cannot be lowered
                 reason = (str(error).strip() or "no reason given").splitlines()[0]
                 raise BricsError(f"--compile: torch could not compile the denoiser ({type(error).__name__}: {reason}). "

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -28,10 +29,12 @@ def optimiser_tensors(optimiser: Optimizer, module: nn.Module, prefix: str) -> d
             for key, value in optimiser.state[parameter].items()}
 
 
+@torch.no_grad()
 def load_optimiser_tensors(optimiser: Optimizer, module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimiser_tensors`; parameters that had no state get none."""
+    """The inverse of `optimiser_tensors`, laid out as the parameters; those that had no state get none."""
     for name, parameter in module.named_parameters():
         keys = {key: f"{prefix}.{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
         if keys["step"] in tensors:
             optimiser.state[parameter] = {
-                key: tensors[full] if key == "step" else tensors[full].to(parameter) for key, full in keys.items()}
+                key: tensors[full].clone() if key == "step" else torch.empty_like(parameter).copy_(tensors[full])
+                for key, full in keys.items()}

@@ -26,9 +26,9 @@ from bricscli.build import build_autoencoder, build_latent_perceptual
 from bricscli.diffusion.denoiser import KEY_CODES
 from bricscli.files import write_json
 from bricscli.nn.autoencoder import Autoencoder
+from bricscli.recipe.diffusion_specs import LatentPerceptualSpec
 from bricscli.recipe.load import load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.recipe.specs import LatentPerceptualSpec
 from bricscli.run.provenance import describe_process
 from bricscli.training.steps import DiffusionStep
 

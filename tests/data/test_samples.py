@@ -14,7 +14,7 @@ import pytest
 from bricscli.data import samples
 from bricscli.data.collection import find_images, open_folder
 from bricscli.data.images import encode_png
-from bricscli.data.samples import SampleFolder, newest_samples, read_ranges, show_ranges
+from bricscli.data.samples import SampleFolder, newest_samples, read_ranges, sheet_path, show_ranges
 from bricscli.data.shards import ShardSet, read_manifest
 from bricscli.errors import DataError
 from bricscli.tasks.prepare import prepare_toy
@@ -237,9 +237,10 @@ def test_no_samples_yet(tmp_path: Path) -> None:
 
 def test_the_sheet_is_no_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the folder: others who measure it would take every picture in it for a sample."""
-    assert create(tmp_path / "x", "png").sheet_path == tmp_path / "x-sheet.png"
+    create(tmp_path / "x", "png")
+    assert sheet_path(tmp_path / "x") == tmp_path / "x-sheet.png"
     monkeypatch.chdir(tmp_path / "x")
-    assert create(Path("."), "png").sheet_path == tmp_path / "x-sheet.png"
+    assert sheet_path(Path(".")) == tmp_path / "x-sheet.png"
 
 
 def test_the_newest_are_those_drawn_last_and_no_data_set(tmp_path: Path) -> None:

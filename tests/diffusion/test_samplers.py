@@ -12,7 +12,7 @@ from torch import Tensor
 from bricscli.diffusion.samplers import ODE_SAMPLERS, SDE_SAMPLERS, Noise, Predict, run_sampler
 from bricscli.diffusion.schedule import ChenCosine, alpha_sigma, log_snr_steps
 from bricscli.diffusion.step_grids import trailing_steps
-from bricscli.recipe.specs import Sampler
+from bricscli.recipe.diffusion_specs import Sampler
 
 #: UniPC-p has order p + 1: its corrector gains an order, for no further evaluation (arXiv:2302.04867, Theorem 3.1).
 ORDERS = {"ddim": 1, "flow_euler": 1, "dpmpp_2m": 2, "heun": 2, "flow_heun": 2, "unipc_2": 3, "unipc_3": 4}

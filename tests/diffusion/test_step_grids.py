@@ -8,7 +8,7 @@ import torch
 
 from bricscli.diffusion.schedule import SAMPLING_ALPHA_BAR, ChenCosine
 from bricscli.diffusion.step_grids import STEP_GRIDS, trailing_steps
-from bricscli.recipe.specs import StepGrid
+from bricscli.recipe.diffusion_specs import StepGrid
 
 LOW, HIGH = (math.log(a / (1 - a)) for a in SAMPLING_ALPHA_BAR)
 

@@ -22,8 +22,8 @@ from bricscli.losses.latent_perceptual import (
     standardised,
 )
 from bricscli.nn.autoencoder import Autoencoder
+from bricscli.recipe.diffusion_specs import LatentPerceptualSpec
 from bricscli.recipe.recipes import AutoencoderRecipe
-from bricscli.recipe.specs import LatentPerceptualSpec
 
 MakeAutoencoder = Callable[..., AutoencoderRecipe]
 #: Channels and resolutions of Stable Diffusion's five blocks, for images of 64 pixels.
@@ -293,6 +293,23 @@ def test_a_key_beyond_its_range_is_read_at_the_end_and_not_moved(autoencoder: Au
     assert float(found.detach()) == float(loss(codes(0), predicted.detach().clamp(0, 1), torch.ones(4)))
     (gradient,) = torch.autograd.grad(found, predicted)
     assert gradient[0, 0].abs().max() == 0 and gradient[0, 1].abs().min() > 0
+
+
+@pytest.mark.parametrize("bottleneck", [{"kind": "vq", "channels": 2, "entries": 16},
+                                        {"kind": "rq", "channels": 2, "entries": 16, "depth": 2}])
+def test_a_codebook_decodes_what_it_snaps_to(tiny_autoencoder: MakeAutoencoder, bottleneck: dict[str, Any]) -> None:
+    """Latents of one image have no loss; gradients pass straight through."""
+    model = frozen(tiny_autoencoder(bottleneck=bottleneck, **{key: METHODS_WITH_DECODERS["no retrieval"][key]
+                                                              for key in ("retrieval", "decoder")})).float()
+    loss = build_latent_perceptual(LatentPerceptualSpec(), model, 16)
+    latent = codes(0).float() * 3
+    snapped = model.bottleneck.snap(latent)
+    assert (snapped - latent).abs().max() > 0.1
+    for ours, wanted in zip(model.iter_features(latent), model.decoder.iter_features(snapped), strict=True):
+        assert torch.equal(ours, wanted)
+    predicted = codes(1).float().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(latent, predicted, torch.ones(4)), predicted)
+    assert gradient.abs().min() > 0
 
 
 def test_the_same_code_has_no_loss(autoencoder: Autoencoder) -> None:

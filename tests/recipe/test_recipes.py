@@ -7,17 +7,10 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from bricscli.errors import RecipeError
+from bricscli.recipe.diffusion_specs import ScheduleSpec
 from bricscli.recipe.load import dump_recipe, parse_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.recipe.specs import (
-    BottleneckSpec,
-    DecoderSpec,
-    DiscriminatorSpec,
-    FeatureGridSpec,
-    RetrievalSpec,
-    ScheduleSpec,
-    Spec,
-)
+from bricscli.recipe.specs import BottleneckSpec, DecoderSpec, DiscriminatorSpec, FeatureGridSpec, RetrievalSpec, Spec
 
 MakeRecipe = Callable[..., AutoencoderRecipe]
 UNIONS = {"bottleneck": BottleneckSpec, "retrieval": RetrievalSpec, "decoder": DecoderSpec,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bricscli.errors import RecipeError
-from bricscli.recipe.specs import SamplingSpec
+from bricscli.recipe.diffusion_specs import SamplingSpec
 from bricscli.tasks.choices import Asked, check_range, choose_sampling, choose_seeds, describe_seeds
 
 SAMPLING = SamplingSpec(sampler="dpmpp_2m", steps=3)

@@ -1,6 +1,7 @@
 """Classes from folders to samples: labels go with their codes, are drawn by the seed, and are what the images show."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import nn
 from bricscli.data.labels import read_labels
 from bricscli.data.shards import ShardSet
 from bricscli.errors import DataError, RecipeError
+from bricscli.recipe.diffusion_specs import SamplingSpec
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.recipe.specs import SamplingSpec
+from bricscli.run.checkpoint import list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.tasks.choices import Asked
 from bricscli.tasks.classes import check_conditions, draw_labels, open_labels
@@ -97,6 +99,19 @@ def test_training_hears_the_label_of_each_code(
                    tmp_path / "run", device=CPU)
     assert len(seen) == 6 and {value for values, _ in seen for value in values} == {0.0, 1.0}
     assert all(values == [float(label) for label in told] for values, told in seen)
+
+
+def test_labels_and_averages_go_on_as_if_nothing_had_happened(labelled: Path, tiny_diffusion: MakeDiffusion,
+                                                              tmp_path: Path) -> None:
+    """Stopped and started again, every file of a checkpoint is that of a run that was not."""
+    recipe = tiny_diffusion(denoiser={"classes": 2}, training={"images": 16, "ema": [0.9, 0.5], "label_dropout": 0.4})
+    run = train_denoiser(recipe, labelled / "toy", tmp_path / "run", device=CPU, save_every=0)
+    newest = list_checkpoints(run.checkpoints)[-1]
+    wanted = {path.name: path.read_bytes() for path in newest.iterdir()}
+    assert {"weights.safetensors", "weights-0.5.safetensors"} < wanted.keys()
+    shutil.rmtree(newest)
+    train_denoiser(recipe, labelled / "toy", run.path, device=CPU)
+    assert {path.name: path.read_bytes() for path in newest.iterdir()} == wanted
 
 
 def test_codes_and_recipe_must_agree(labelled: Path, trained: Trained, tiny_diffusion: MakeDiffusion,

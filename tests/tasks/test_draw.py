@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bricscli.diffusion.denoiser import KEY_CODES, PredictData
 from bricscli.diffusion.samplers import run_sampler
-from bricscli.recipe.specs import Sampler, SamplingSpec
+from bricscli.recipe.diffusion_specs import Sampler, SamplingSpec
 from bricscli.runtime import PASS_WIDTH, generator_for
 from bricscli.tasks.draw import draw_latents, iter_samples, step_levels
 from bricscli.tasks.models import LoadedDenoiser, load_denoiser

@@ -118,7 +118,7 @@ def test_what_is_refused(copied: Trained, tmp_path: Path) -> None:
     with run.lock(), pytest.raises(BricsError, match=r"is in use by"):
         encode(run, copied.data, device=CPU)
     shutil.rmtree(run.codes)
-    with pytest.raises(DataError, match=r"no key codes yet.*brics encode --run"):
+    with pytest.raises(DataError, match=r"no codes yet.*brics encode --run"):
         open_codes(run, load_autoencoder(run, CPU))
 
 

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from bricscli.errors import DataError
-from bricscli.recipe.specs import ChenCosineSpec, LinearSpec, ScaledLinearSpec, ScheduleSpec
+from bricscli.recipe.diffusion_specs import ChenCosineSpec, LinearSpec, ScaledLinearSpec, ScheduleSpec
 from bricscli.tasks import plot
 from bricscli.tasks.plot import describe, plot_schedules
 

@@ -13,9 +13,9 @@ from PIL import Image
 from bricscli import files
 from bricscli.data.images import to_uint8
 from bricscli.errors import BricsError, DataError, MismatchError, RecipeError
+from bricscli.recipe.diffusion_specs import SamplingSpec
 from bricscli.recipe.load import load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.recipe.specs import SamplingSpec
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints, load_checkpoint
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics
@@ -88,6 +88,16 @@ def test_latents_that_are_no_key_codes(
     batch = next(iter_samples(denoiser, range(3), sampling, CPU))
     assert (batch.images.int() - images.int()).abs().max() <= 1, "another width of the pass rounds elsewhere"
     assert drawn.abs().max() <= codes.header["latents"]["largest"] * (1 + 1e-6)
+    info = run.info
+    wrong: list[dict[str, Any]] = [{}, {"latents": {"std": 0.0, "largest": 1.0}}, {"latents": {"std": 1.0}}]
+    for said in wrong:
+        origin = {key: value for key, value in info["autoencoder"].items() if key != "latents"}
+        files.write_json(run.info_path, info | {"autoencoder": origin | said})
+        with pytest.raises(DataError, match=r"run.json: does not say how far the latents spread"):
+            load_denoiser(run, CPU)
+        with pytest.raises(BricsError):
+            train_denoiser(tiny_diffusion(), first.path, tmp_path / "second", device=CPU, start=run.path)
+    assert not (tmp_path / "second").exists()
 
 
 def test_codes_of_another_checkpoint_are_refused(copied: Trained) -> None:
@@ -131,19 +141,19 @@ def test_what_is_refused_leaves_nothing(copied: Trained, tiny_diffusion: Callabl
             job()
     assert listing(copied.root) == before
     shutil.rmtree(run.codes)
-    with pytest.raises(DataError, match=r"no key codes yet"):
+    with pytest.raises(DataError, match=r"no codes yet"):
         train_denoiser(recipe, run.path, copied.root / "new", device=CPU)
     assert not (copied.root / "new").exists()
 
 
 def test_plan(trained: Trained, tmp_path: Path) -> None:
     lines = describe_plan(trained.diffusion_recipe, trained.autoencoder.path)
-    assert "on key codes of 8x8x2" in lines[0] and "28 train, 12 val" in lines[1]
+    assert "on codes of 8x8x2" in lines[0] and "28 train, 12 val" in lines[1]
     assert len(lines) == 4 and "28 samples" in lines[2]
     lines = describe_plan(trained.diffusion_recipe, tmp_path / "not-yet")  # the recipe toy.yaml tells the shape
     toy = load_recipe("toy.yaml")
     assert isinstance(toy, AutoencoderRecipe)
-    assert f"on key codes of {toy.code_size}x{toy.code_size}x{toy.bottleneck.channels}" in lines[0]
+    assert f"on codes of {toy.code_size}x{toy.code_size}x{toy.bottleneck.channels}" in lines[0]
     assert "brics encode --run" in lines[1]
     with pytest.raises(MismatchError):
         describe_plan(trained.diffusion_recipe, trained.diffusion.path)
@@ -193,6 +203,8 @@ def test_a_second_stage_goes_on_without_from_and_with_no_other(
     with pytest.raises(MismatchError, match=r"toy-diffusion: began with random weights, --from gives"):
         train_denoiser(copied.diffusion_recipe, codes, first, device=CPU, start=whole.path)
     shutil.rmtree(run.checkpoints)
+    with pytest.raises(MismatchError, match=r"of `whole`\. Choose another --run, or delete it, as"):
+        train_denoiser(recipe, codes, run.path, device=CPU, start=whole.path)
     with pytest.raises(DataError, match=r"was to begin with the weights .* of `toy-diffusion` .*Pass --from again"):
         train_denoiser(recipe, codes, run.path, device=CPU)
 
@@ -205,13 +217,17 @@ def test_first_stages_that_do_not_fit_leave_nothing(
     shutil.copytree(first.path, other)
     info = RunDirectory.open(other).info
     files.write_json(other / "run.json", info | {"autoencoder": {"run": "else", "digest": "0" * 64}})
+    labelled = copied.root / "labelled"
+    shutil.copytree(first.path, labelled)
+    files.write_json(labelled / "run.json", info | {"classes": {"day": 20, "night": 8}})
     empty = copied.root / "empty"
     shutil.copytree(first.path, empty, ignore=shutil.ignore_patterns("checkpoints"))
     cases: list[tuple[type[BricsError], str, dict[str, Any], Path]] = [
         (DataError, "no such run", {}, copied.root / "none"),
         (DataError, "empty: has no checkpoint yet", {}, empty),
         (MismatchError, "not of a diffusion model", {}, codes.path),
-        (MismatchError, "key codes of autoencoder 00000000 .`else`.", {}, other),
+        (MismatchError, "codes of autoencoder 00000000 .`else`.", {}, other),
+        (MismatchError, "knows the classes day, night, these codes have none", {}, labelled),
         (MismatchError, r"another denoiser than the recipe \(denoiser.blocks: 1 -> 2\)", {"denoiser": {"blocks": 2}},
          first.path),
         (MismatchError, r"\(schedule.kind: 'chen_cosine' -> 'flow'", {"schedule": {"kind": "flow"}}, first.path),

@@ -5,9 +5,9 @@ import torch
 
 from bricscli.build import build_autoencoder, build_latent_perceptual
 from bricscli.diffusion.denoiser import KEY_CODES, latents_of
+from bricscli.recipe.diffusion_specs import SamplingSpec
 from bricscli.recipe.load import list_recipes, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.recipe.specs import SamplingSpec
 from bricscli.tasks.draw import decode_latents, draw_latents
 from bricscli.tasks.models import Prior
 from bricscli.training.steps import DiffusionStep
