@@ -742,6 +742,25 @@ def test_stopped_and_started_again(world: World, tmp_path: Path) -> None:
         assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+def test_sampling_stopped_and_started_again(world: World, fork: Server, tmp_path: Path) -> None:
+    """Ctrl-C says so in one line, and the same command again draws the rest."""
+    words = ["sample", "--run", str(world.path / "runs" / "toy-diffusion"), "-n", "80", "--batch-size", "8", "--steps",
+             "20", "--out", "stopped"]
+    process = subprocess.Popen([sys.executable, "-m", "bricscli", *words], cwd=tmp_path, env=environment(tmp_path),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "stopped" / "000007.png").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [line for line in err.splitlines() if line.startswith("brics: ")] == [
+        "brics: interrupted; nothing half-written was left. Run the same command again."]
+    done = fork(tmp_path, *words)
+    assert (kept := re.search(r"80 images, .* new, (\d+) kept, 0 redone", done.out)) and int(kept[1]) >= 8, done.err
+
+
 def steps_of(checkpoints: Path) -> set[int]:
     with contextlib.suppress(FileNotFoundError):
         return {int(path.name.removeprefix("step-")) for path in list_checkpoints(checkpoints)}
