@@ -127,13 +127,15 @@ class DiffusionTrainingSpec(Spec):
 #: `diffusion.samplers` and `diffusion.step_grids` have one function for each.
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc_2", "unipc_3", "heun", "flow_euler", "flow_heun"]
 StepGrid = Literal["log_snr", "trailing"]
+#: More are a slip of the finger.
+MOST_STEPS = 100_000
 
 
 class SamplingSpec(Spec):
     """How `brics sample` draws unless told otherwise; the paper states neither sampler nor steps."""
 
     sampler: Sampler = "dpmpp_2m"
-    steps: PositiveInt = 30
+    steps: Annotated[int, Field(gt=0, le=MOST_STEPS)] = 30
     grid: StepGrid = "log_snr"  #: uniform in log SNR, or in t
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0  #: fresh noise of `ddim`; 1 is DDPM
     #: Time at which pure noise is taken for x_t. Little of the training lies near 1, and an error there, divided by

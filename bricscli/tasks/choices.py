@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import get_args
 
 from bricscli.errors import RecipeError
-from bricscli.recipe.diffusion_specs import Sampler, SamplingSpec, StepGrid
+from bricscli.recipe.diffusion_specs import MOST_STEPS, Sampler, SamplingSpec, StepGrid
 
 #: More at once are a slip of the finger.
 MOST_SEEDS = 10_000_000
@@ -36,8 +36,8 @@ def choose_sampling(recipe: SamplingSpec, asked: Asked) -> SamplingSpec:
     problems = [f"{option}: `{value}` is unknown. There are: {', '.join(get_args(known))}."
                 for option, value, known in (("--sampler", asked.sampler, Sampler), ("--grid", asked.grid, StepGrid))
                 if value is not None and value not in get_args(known)]
-    if asked.steps is not None and asked.steps < 1:
-        problems.append(f"--steps: {asked.steps} is too small. Choose 1 or more.")
+    if asked.steps is not None and not 1 <= asked.steps <= MOST_STEPS:
+        problems.append(f"--steps: {asked.steps} is out of range. Choose 1 to {MOST_STEPS}.")
     if asked.start is not None and not 0 < asked.start <= 1:
         problems.append(f"--start: {asked.start} is out of range. Choose more than 0 and at most 1.")
     if asked.eta is not None and not 0 <= asked.eta <= 1:

@@ -67,7 +67,8 @@ def step_levels(sampling: SamplingSpec, schedule: Schedule) -> Tensor:
     """The log SNRs on the way. Raises RecipeError where `start` is already as near to data as sampling ends."""
     log_snr = STEP_GRIDS[sampling.grid](schedule, sampling.steps, sampling.start)
     if (log_snr.diff() <= 0).any():
-        raise RecipeError(f"--start: {sampling.start:g} leaves hardly any noise to take away. Choose a later start.")
+        raise RecipeError(f"sampling.start, --start: {sampling.start:g} leaves hardly any noise to take away. Choose a "
+                          "later start.")
     return log_snr
 
 

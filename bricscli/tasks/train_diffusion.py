@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bricscli import files
-from bricscli.build import build_denoiser, build_latent_perceptual, count_parameters
+from bricscli.build import build_denoiser, build_latent_perceptual, build_schedule, count_parameters
 from bricscli.data.images import encode_png, sheet
 from bricscli.data.loader import BatchReader
 from bricscli.data.shards import ShardSet
@@ -25,7 +25,7 @@ from bricscli.run.provenance import describe_process
 from bricscli.runtime import deterministic_algorithms
 from bricscli.tasks.classes import draw_labels, open_labels
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
-from bricscli.tasks.draw import decode_latents, draw_latents
+from bricscli.tasks.draw import decode_latents, draw_latents, step_levels
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
 from bricscli.tasks.models import LoadedAutoencoder, Prior, load_autoencoder, recipe_of, scaling_of
 from bricscli.tasks.second_stage import FirstStage, check_first_stage, check_same_start, load_first_stage
@@ -59,6 +59,7 @@ def train_denoiser(
     autoencoder = load_autoencoder(autoencoder_run, device, checkpoint)
     recipe.check_code_size(autoencoder.recipe.code_size)
     recipe.check_decoder_blocks(autoencoder.recipe.decoder_blocks)
+    step_levels(recipe.sampling, build_schedule(recipe.schedule))  # or RecipeError, before there is a run
     codes = open_codes(autoencoder_run, autoencoder)
     labels, classes = open_labels(codes, recipe) or (None, {})
     about_codes = _describe_codes(codes, autoencoder, classes)

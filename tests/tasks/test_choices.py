@@ -21,6 +21,8 @@ def test_options_out_of_range_are_all_told() -> None:
     with pytest.raises(RecipeError) as caught:
         choose_sampling(SAMPLING, Asked(steps=0, start=2.0, guidance=-1.0))
     assert [line.split(":")[0] for line in caught.value.lines] == ["--steps", "--start", "--guidance"]
+    with pytest.raises(RecipeError, match="--steps: 1000000000 is out of range"):
+        choose_sampling(SAMPLING, Asked(steps=10**9))
     check_range(count=1, seed=0, batch_size=1)
 
 

@@ -234,6 +234,8 @@ def test_first_stages_that_do_not_fit_leave_nothing(
         (MismatchError, r"\(denoising.predicts: 'eps' -> 'v'\)", {"denoising": {"predicts": "v"}}, first.path),
         (RecipeError, "latent_perceptual.blocks: the autoencoder's decoder has 2, not 3",
          {"latent_perceptual": {"blocks": 3}}, first.path),
+        (RecipeError, "sampling.start, --start: 1e-12 leaves hardly any noise", {"sampling": {"start": 1e-12}},
+         first.path),
     ]
     before = listing(copied.root)
     for kind, words, changes, start in cases:
