@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +138,7 @@ def decode_image(data: bytes, resolution: int | None = None) -> Pixels:
         ImageError: it is no RGB PNG, is damaged, or is not (resolution, resolution).
     """
     try:
-        with Image.open(io.BytesIO(data), "r", ("PNG",)) as image:
+        with PngImageFile(io.BytesIO(data)) as image:  # Image.open would warn of its size
             if image.mode != "RGB" or (resolution is not None and image.size != (resolution, resolution)):
                 found = f"{image.mode} {image.width}x{image.height}"
                 raise ImageError(f"expected an RGB image of {resolution or 'any size'}, found {found}")
@@ -154,7 +155,7 @@ def is_whole_png(data: bytes, resolution: int) -> bool:
     Nothing is decoded: that costs 25 times as much at 256 pixels, and does not notice every bit that has flipped.
     """
     try:
-        with Image.open(io.BytesIO(data), "r", ("PNG",)) as image:
+        with PngImageFile(io.BytesIO(data)) as image:
             fits = image.mode == "RGB" and image.size == (resolution, resolution)
             image.verify()
     except Exception:  # Pillow raises nearly everything on damaged input

@@ -197,10 +197,12 @@ def test_only_uint8_chw_is_encoded(bad: Any) -> None:
         (encoded(noise(4, 4)[:, :, 0]), "found L 4x4"),
         (encoded(noise(4, 4), "BMP"), "cannot"),
         (encoded(noise(4, 4))[:60], "cannot"),
+        (png_header(12000, 12000), "found RGB 12000x12000"),
     ],
 )
 def test_a_member_of_a_shard_is_what_it_should_be(data: bytes, reason: str) -> None:
-    with pytest.raises(ImageError, match=reason):
+    with warnings.catch_warnings(), pytest.raises(ImageError, match=reason):
+        warnings.simplefilter("error")
         images.decode_image(data, 4)
 
 
