@@ -22,7 +22,7 @@ _PREFIX = ".brics-tmp-"
 _TEMPORARY = re.compile(rf"^{re.escape(_PREFIX)}(.+)-(\d+)$")
 #: Errors of the disk, not of the program: they become one line, anything else stays a traceback.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+_REFUSED = {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 #: Temporary paths this process is writing now, so that `sweep` leaves them alone.
 _active: set[Path] = set()
 

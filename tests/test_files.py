@@ -206,6 +206,17 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
+def test_names_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    for name, reason in (("taken", "Is a directory"), ("n" * 250, "File name too long")):
+        with pytest.raises(BricsError, match=f"{name}: could not be written: {reason}. See to that") as caught:
+            files.write_bytes(tmp_path / name, b"new")
+        assert len(caught.value.lines) == 1
+    with pytest.raises(BricsError, match="taken: could not be written"), files.new_file(tmp_path / "taken") as new:
+        new.write_bytes(b"new")
+    assert names(tmp_path) == ["taken"]
+
+
 def test_errors_of_the_block_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), files.new_directory(tmp_path / "d"):
         raise PermissionError(errno.EACCES, "of a file that was read")

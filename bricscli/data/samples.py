@@ -27,6 +27,8 @@ from bricscli.data.shards import MANIFEST, Shard, Split, read_manifest, write_ma
 from bricscli.errors import BricsError, DataError
 
 SEEDS_PER_SHARD = 1024
+#: More than this a folder does not hold.
+MOST_SAMPLES = 100_000_000
 #: What shards call the split, and begin with.
 SPLIT = "samples"
 #: Decides no pixel: a run may be renamed.
@@ -205,7 +207,7 @@ def read_samples(path: Path, seeds: Sequence[int]) -> Pixels:
 def sheet_path(path: Path) -> Path:
     """The contact sheet's, beside the folder: programs that measure a folder of images take all that are in it."""
     path = path if path.name not in ("", "..") else Path(os.path.abspath(path))
-    return path.with_name(f"{path.name}-sheet.png")
+    return path.parent / f"{path.name}-sheet.png"
 
 
 def newest_samples(*roots: Path) -> Path:
@@ -273,7 +275,23 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Shard]]:
         raise _damaged(path) from None
     if header["kind"] != "samples":
         raise DataError(f"{path}: holds {header['kind']}, not samples. Choose another folder.")
+    try:
+        whole = _is_whole(header, shards)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise _damaged(path)
     return header, shards
+
+
+def _is_whole(header: dict[str, Any], shards: list[Shard]) -> bool:
+    """Whether it can be what `brics sample` wrote. Raises nearly anything else where it is not."""
+    parts = read_ranges(header["seeds"])
+    listed = show_ranges(_singles(int(key) for shard in shards for key in shard.by_key))
+    return (header["seeds"] == (listed if header["format"] == "shards" else show_ranges(parts))
+            and all(parts) and sum(part.stop - part.start for part in parts) <= MOST_SAMPLES
+            and isinstance(header["resolution"], int) and isinstance(header["versions"], list)
+            and all(isinstance(entry["torch"], str) for entry in header["versions"]))
 
 
 def _damaged(path: Path) -> DataError:
@@ -297,7 +315,10 @@ def _show(value: object) -> str:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process at a time, for a moment; others wait."""
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:  # such as that of another user
+        raise files.disk_error(path / _LOCK, error) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

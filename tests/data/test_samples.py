@@ -16,7 +16,7 @@ from bricscli.data.collection import find_images, open_folder
 from bricscli.data.images import encode_png
 from bricscli.data.samples import SampleFolder, newest_samples, read_ranges, sheet_path, show_ranges
 from bricscli.data.shards import ShardSet, read_manifest
-from bricscli.errors import DataError
+from bricscli.errors import BricsError, DataError
 from bricscli.tasks.prepare import prepare_toy
 
 VERSIONS = {"torch": "2.15.0"}
@@ -202,7 +202,11 @@ def test_what_differs_is_told(tmp_path: Path) -> None:
     "", "{", "[]", "{}", '{"schema": 1, "kind": "samples", "splits": {}, "shards": []}',
     '{"schema": 1, "kind": "samples", "splits": {}, "shards": [], "format": "png", "seeds": "x", "resolution": 8}',
     '{"schema": 1, "kind": "samples", "splits": {}, "shards": [], "format": "gif", "seeds": "", "resolution": 8}',
-    '{"schema": 1, "kind": "samples", "splits": {}, "shards": [], "format": "png", "seeds": 3, "resolution": 8}'])
+    '{"schema": 1, "kind": "samples", "splits": {}, "shards": [], "format": "png", "seeds": 3, "resolution": 8}',
+    *(json.dumps({"schema": 1, "kind": "samples", **settings("png"), "versions": [VERSIONS], "seeds": "0-1",
+                  "splits": {}, "shards": [], key: value}) for key, value in (
+          ("seeds", "0-99999999999"), ("seeds", "0-5,0-5"), ("seeds", "5-3"), ("seeds", "-5"), ("resolution", "8"),
+          ("versions", "2.15"), ("versions", ["2.15"]), ("versions", [{}]), ("versions", None), ("format", "shards")))])
 def test_a_damaged_manifest(tmp_path: Path, text: str) -> None:
     fill(tmp_path, "png", range(2))
     (tmp_path / "manifest.json").write_text(text)
@@ -241,6 +245,13 @@ def test_the_sheet_is_no_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sheet_path(tmp_path / "x") == tmp_path / "x-sheet.png"
     monkeypatch.chdir(tmp_path / "x")
     assert sheet_path(Path(".")) == tmp_path / "x-sheet.png"
+    assert sheet_path(Path("/")) == Path("/-sheet.png")
+
+
+def test_what_cannot_be_locked(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(BricsError, match=r"\.lock: could not be written: Is a directory"):
+        create(tmp_path, "png")
 
 
 def test_the_newest_are_those_drawn_last_and_no_data_set(tmp_path: Path) -> None:
