@@ -13,7 +13,7 @@ draw into one folder at a time, even the same seeds.
 import fcntl
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 
 from bricscli import files
 from bricscli.data.images import ImageError, Pixels, decode_image, is_whole_png
+from bricscli.data.ranges import read_ranges, show_ranges, singles
 from bricscli.data.shards import MANIFEST, Shard, Split, read_manifest, write_manifest, write_tar
 from bricscli.errors import BricsError, DataError
 
@@ -130,7 +131,7 @@ class PngSamples(SampleFolder):
         files.write_files(self.path, {self._path(seed).name: png for seed, png in pngs.items()})
         with _locked(self.path):
             header, _ = read_manifest(self.path)
-            seeds = show_ranges([*read_ranges(header["seeds"]), *_singles(pngs)])
+            seeds = show_ranges([*read_ranges(header["seeds"]), *singles(pngs)])
             write_manifest(self.path, header | {"seeds": seeds}, [])
 
     def finish(self) -> None:
@@ -189,7 +190,7 @@ class ShardSamples(SampleFolder):
             with files.new_file(self.path / name) as temporary:
                 written = replace(write_tar(temporary, SPLIT, samples), name=name)
             shards = sorted([written, *(shard for shard in shards if shard.name != name)], key=lambda shard: shard.name)
-            seeds = show_ranges(_singles(int(key) for shard in shards for key in shard.by_key))
+            seeds = show_ranges(singles(int(key) for shard in shards for key in shard.by_key))
             write_manifest(self.path, header | {"seeds": seeds}, shards)
         self._waiting = {}
 
@@ -217,26 +218,6 @@ def newest_samples(*roots: Path) -> Path:
         if SampleFolder.is_one(manifest.parent):
             return manifest.parent
     raise DataError("--samples: no folder of samples here or under runs/. Draw some with `brics sample`.")
-
-
-def show_ranges(parts: Iterable[range]) -> str:
-    """Ranges, in any order, as few as say the same: `0-4095,5000`. `brics sample --seeds` reads it too."""
-    joined: list[range] = []
-    for part in sorted(parts, key=lambda part: part.start):
-        if joined and part.start <= joined[-1].stop:
-            part = range(joined[-1].start, max(part.stop, joined.pop().stop))
-        joined.append(part)
-    return ",".join(str(part.start) if len(part) == 1 else f"{part.start}-{part.stop - 1}" for part in joined)
-
-
-def read_ranges(text: str) -> list[range]:
-    """What `show_ranges` wrote. Raises ValueError for anything else."""
-    ends = [part.partition("-") for part in text.split(",") if text]
-    return [range(int(first), int(last if dash else first) + 1) for first, dash, last in ends]
-
-
-def _singles(seeds: Iterable[int]) -> list[range]:
-    return [range(seed, seed + 1) for seed in seeds]
 
 
 def _shard_name(seed: int) -> str:
@@ -287,7 +268,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Shard]]:
 def _is_whole(header: dict[str, Any], shards: list[Shard]) -> bool:
     """Whether it can be what `brics sample` wrote. Raises nearly anything else where it is not."""
     parts = read_ranges(header["seeds"])
-    listed = show_ranges(_singles(int(key) for shard in shards for key in shard.by_key))
+    listed = show_ranges(singles(int(key) for shard in shards for key in shard.by_key))
     return (header["seeds"] == (listed if header["format"] == "shards" else show_ranges(parts))
             and all(parts) and sum(part.stop - part.start for part in parts) <= MOST_SAMPLES
             and isinstance(header["resolution"], int) and isinstance(header["versions"], list)

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import random
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from bricscli.data import samples
 from bricscli.data.collection import find_images, open_folder
 from bricscli.data.images import encode_png
-from bricscli.data.samples import SampleFolder, newest_samples, read_ranges, sheet_path, show_ranges
+from bricscli.data.samples import SampleFolder, newest_samples, sheet_path
 from bricscli.data.shards import ShardSet, read_manifest
 from bricscli.errors import BricsError, DataError
 from bricscli.tasks.prepare import prepare_toy
@@ -46,21 +45,6 @@ def fill(path: Path, format: str, seeds: Sequence[int]) -> SampleFolder:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "SEEDS_PER_SHARD", 8)
-
-
-def test_ranges_are_as_few_as_say_the_same() -> None:
-    draw = random.Random(0)
-    assert show_ranges([]) == "" and read_ranges("") == []
-    for _ in range(200):
-        seeds = {draw.randrange(40) for _ in range(draw.randrange(40))}
-        parts = [range(seed, seed + 1) for seed in draw.sample(sorted(seeds), len(seeds))]
-        text = show_ranges([*parts, *draw.choices(parts, k=3)] if parts else parts)
-        assert [seed for part in read_ranges(text) for seed in part] == sorted(seeds)
-        assert len(read_ranges(text)) == sum(seed - 1 not in seeds for seed in seeds)
-    assert show_ranges([range(4096, 5000), range(7, 8), range(5), range(2, 3), range(5, 7)]) == "0-7,4096-4999"
-    for text in ("x", "1-2-3", "1,,2-", "-"):
-        with pytest.raises(ValueError):
-            read_ranges(text)
 
 
 @pytest.mark.parametrize("format", ["png", "shards"])
