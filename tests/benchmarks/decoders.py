@@ -14,14 +14,13 @@ import importlib.util
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
+from machine import clock, describe_versions, device_name
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,7 +28,6 @@ from bricscli.files import write_json
 from bricscli.nn.decoders.conv import ConvDecoder
 from bricscli.nn.decoders.style import StyleDecoder
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
-from bricscli.run.provenance import describe_process
 
 RESOLUTION = 256
 OURS, BASELINE = "BRICS 64x64x4", "VQGAN f16"
@@ -110,18 +108,6 @@ def iter_decoders(dtype: torch.dtype) -> Iterator[tuple[str, nn.Module, tuple[in
     yield "TAESD", diffusers_decoder("AutoencoderTiny").to(dtype), (4, 32), plain
 
 
-def clock(device: torch.device, threads: int) -> Callable[[], float]:
-    """Seconds: CPU time of one thread, else the wall's, once the device has finished."""
-    if device.type == "cpu":
-        return time.process_time if threads == 1 else time.perf_counter
-
-    def finished() -> float:
-        torch.accelerator.synchronize(device)
-        return time.perf_counter()
-
-    return finished
-
-
 @torch.no_grad()
 def measure(batch: int, repeats: int, device: torch.device, dtype: torch.dtype, now: Callable[[], float]) -> list[Row]:
     """Times of all decoders in turn; the call that counts the operations is also the one that warms up."""
@@ -155,22 +141,6 @@ def print_table(rows: list[Row]) -> None:
                 ratio = by_name[OURS + layout].median / other.median
                 verdict = "reached" if ratio <= goal else "not reached"
                 print(f"{OURS}{layout} takes {ratio:.3f} of the time of {other.name}; goal {goal}: {verdict}")
-
-
-def device_name(device: torch.device) -> str:
-    """The card's, or the processor's as Linux calls it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "CPU")
-
-
-def describe_versions() -> dict[str, Any]:
-    versions = describe_process()
-    del versions["argv"]
-    found = importlib.util.find_spec("diffusers")
-    return versions | {"diffusers": importlib.metadata.version("diffusers") if found else None}
 
 
 def main() -> None:

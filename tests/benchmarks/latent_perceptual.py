@@ -12,7 +12,6 @@ import argparse
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from machine import clock
 from torch import Tensor
 
 from bricscli.build import build_autoencoder, build_latent_perceptual
@@ -54,18 +54,6 @@ class Row:
     @property
     def median(self) -> float:
         return statistics.median(self.times)
-
-
-def clock(device: torch.device, threads: int) -> Callable[[], float]:
-    """Seconds: CPU time of one thread, else the wall's, once the device has finished."""
-    if device.type == "cpu":
-        return time.process_time if threads == 1 else time.perf_counter
-
-    def finished() -> float:
-        torch.accelerator.synchronize(device)
-        return time.perf_counter()
-
-    return finished
 
 
 def kept_for_backward(run: Callable[[], object]) -> float:

@@ -15,14 +15,13 @@ import importlib.metadata
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
+from machine import clock, describe_versions, device_name
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,7 +29,6 @@ from bricscli.build import build_autoencoder, build_denoiser, count_parameters
 from bricscli.files import write_json
 from bricscli.recipe.load import load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.run.provenance import describe_process
 
 #: At most this share of the time of diffusers' model in the same layout.
 GOAL = 0.9
@@ -80,18 +78,6 @@ class Row:
     def share(self, flops: float) -> float:
         """Of the matrix rate that a training step uses; backward is twice forward."""
         return 3 * 2e9 * self.gmac * self.batch / (statistics.median(self.training) / 1000) / flops
-
-
-def clock(device: torch.device, threads: int) -> Callable[[], float]:
-    """Seconds: CPU time of one thread, else the wall's, once the device has finished."""
-    if device.type == "cpu":
-        return time.process_time if threads == 1 else time.perf_counter
-
-    def finished() -> float:
-        torch.accelerator.synchronize(device)
-        return time.perf_counter()
-
-    return finished
 
 
 def milliseconds(job: Callable[[], object], now: Callable[[], float]) -> float:
@@ -194,21 +180,6 @@ def print_table(rows: list[Row], flops: float, decoding: float, resolution: int)
                 seconds = (count * statistics.median(row.sampling) + decoding) / 1000
                 print(f"    {count} evaluations: {row.batch / seconds:.3g} images/s of {resolution} pixels, "
                       f"{IMAGES * seconds / row.batch / 60:.4g} minutes for {IMAGES:,}")
-
-
-def device_name(device: torch.device) -> str:
-    """The card's, or the processor's as Linux calls it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "CPU")
-
-
-def describe_versions() -> dict[str, Any]:
-    versions = describe_process()
-    del versions["argv"]
-    return versions | {"diffusers": importlib.metadata.version("diffusers")}
 
 
 def main() -> None:
