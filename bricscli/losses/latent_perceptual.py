@@ -8,7 +8,8 @@ acts. For an image (Eq. 2)
     L = [sigma <= tau_sigma] sum_l omega_l / C_l sum_c |rho_l,c (phi'_l,c - phi^'_l,c)|^2
 
 `paper` follows the text and Eq. 2. What the paper leaves open: statistics are those of one image and channel without
-its outliers, and gradients flow through them.
+its outliers; shared ones are constants to the gradient, or a prediction of more contrast would be divided by more, and
+so be nearer.
 
 `diffusers` is what the authors' program in diffusers' research projects does instead: features are divided by their
 length across channels, in `shared` normalisation by that of the clean ones; outliers are those of the clean features,
@@ -132,9 +133,12 @@ def standardised(clean: Tensor, predicted: Tensor, kept: Tensor, kind: Normalisa
     """Mean 0 and variance 1 in each channel of each image: with the predicted features' statistics, or each its own."""
     if kind == "none":
         return clean, predicted
-    shared = _statistics(predicted, kept)
-    mean, std = shared if kind == "shared" else _statistics(clean, kept)
-    return (clean - mean) / std, (predicted - shared[0]) / shared[1]
+    mean, std = _statistics(predicted, kept)
+    if kind == "separate":
+        own_mean, own_std = _statistics(clean, kept)
+        return (clean - own_mean) / own_std, (predicted - mean) / std
+    mean, std = mean.detach(), std.detach()
+    return (clean - mean) / std, (predicted - mean) / std
 
 
 def _statistics(features: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

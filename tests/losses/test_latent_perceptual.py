@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bricscli.build import build_autoencoder, build_latent_perceptual
 from bricscli.losses.latent_perceptual import (
+    EPSILON,
     DepthWeight,
     LatentPerceptualLoss,
     Normalisation,
@@ -267,10 +268,14 @@ METHODS_WITH_DECODERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", METHODS_WITH_DECODERS)
 @pytest.mark.parametrize("variant", get_args(Variant))
 def test_gradients_of_the_code(tiny_autoencoder: MakeAutoencoder, name: str, variant: Variant) -> None:
-    """Through the frozen decoder and grids, against differences: keys lie inside their cells, so all is smooth."""
+    """Through the frozen decoder and grids, against differences: keys lie inside their cells, so all is smooth.
+
+    Statistics of the prediction that are constants to the gradient would move with a difference.
+    """
     recipe = tiny_autoencoder(**METHODS_WITH_DECODERS[name])
     model, channels = frozen(recipe), recipe.bottleneck.channels
-    loss = build_latent_perceptual(LatentPerceptualSpec(variant=variant), model, 16)
+    normalisation: Normalisation = "separate" if variant == "paper" else "shared"
+    loss = build_latent_perceptual(LatentPerceptualSpec(variant=variant, normalisation=normalisation), model, 16)
     clean, sigma = codes(0, 2, channels), torch.ones(2)
     predicted = codes(1, 2, channels).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(clean, predicted, sigma), predicted)
@@ -293,6 +298,17 @@ def test_a_key_beyond_its_range_is_read_at_the_end_and_not_moved(autoencoder: Au
     assert float(found.detach()) == float(loss(codes(0), predicted.detach().clamp(0, 1), torch.ones(4)))
     (gradient,) = torch.autograd.grad(found, predicted)
     assert gradient[0, 0].abs().max() == 0 and gradient[0, 1].abs().min() > 0
+
+
+def test_more_contrast_is_no_way_to_be_nearer() -> None:
+    """Shared statistics are constants: the gradient is that of a squared difference, weighted."""
+    clean, predicted = features(0), [block.clone().requires_grad_() for block in features(1)]
+    loss = loss_of(outliers=False)
+    found = torch.autograd.grad(loss.distance(clean, predicted).sum(), predicted)
+    weights = depth_weights([block.shape[-1] for block in clean], "inverse")
+    for weight, gradient, phi, own in zip(weights, found, clean, predicted, strict=True):
+        variance = own.detach().var((2, 3), keepdim=True, correction=0) + EPSILON
+        torch.testing.assert_close(gradient, weight * 2 * (own - phi).detach() / variance / phi[0].numel())
 
 
 @pytest.mark.parametrize("bottleneck", [{"kind": "vq", "channels": 2, "entries": 16},

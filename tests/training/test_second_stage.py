@@ -105,8 +105,8 @@ def test_it_learns(tiny_diffusion: MakeDiffusion, autoencoder: Autoencoder) -> N
     recipe = tiny_diffusion(**SPEC, denoising={"predicts": "v"}, training={"decay_images": 0, "learning_rate": 3e-3})
     step = step_with(recipe, autoencoder)
     logs = [step(2, codes()) for _ in range(60)]
-    for name in ("denoising", "latent_perceptual"):
-        assert logs[-1][name] < 0.3 * logs[0][name], (name, logs[0], logs[-1])
+    for name, share in (("denoising", 0.3), ("latent_perceptual", 0.6)):  # the latter is divided by what moves
+        assert logs[-1][name] < share * logs[0][name], (name, logs[0], logs[-1])
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
