@@ -17,7 +17,7 @@ from the third block on, and are cut out of them first; a block's error is a mea
 the sum over blocks is divided by their number.
 
 Differs from the paper: |.|^2 is a mean over positions. As a sum, at w = 3, the loss would be a thousand times that of
-the denoiser, where the paper speaks of a fifth; as a mean it is a fifth at about w = 0.25. A predicted map that is
+the denoiser, where the paper speaks of a fifth; as a mean it is a fifth at about w = 0.1. A predicted map that is
 almost constant is divided by the root of EPSILON at least, so that it may weigh a thousand times as much as others.
 Differs from diffusers: an image beyond tau_sigma counts as 0 in the mean over the batch, as Eq. 2 has it; there only
 the others are averaged.
