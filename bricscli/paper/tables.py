@@ -109,7 +109,7 @@ TABLES: dict[str, Table] = {
         Row("DDPM", "", "7.89 - - - - -"),
         Row("Projected GAN", "", "3.39 9.04 2.94 0.60 0.52 0.561"),
         Row("StyleGAN2", "", "3.86 7.46 2.76 0.63 0.43 0.511"),
-        Row("LDM", "32x32x4", "4.02 7.15 2.72 0.64 0.52 0.573"),
+        Row("LDM", "32x32x4", "4.02 7.15 2.72 0.64 0.52 0.573", "church-kl-f8-diffusion.yaml"),
         Row("BRICS a+c", "64x64x4", "7.84 8.68 2.55 0.70 0.36 0.475", "church64x4-diffusion-ac.yaml"),
         Row("BRICS a+d", "64x64x4", "4.66 8.52 2.56 0.78 0.41 0.537", "church64x4-diffusion-ad.yaml"),
         Row("BRICS b+c", "64x64x4", "4.50 6.54 2.56 0.75 0.44 0.555", "church64x4-diffusion-bc.yaml"),
@@ -120,7 +120,7 @@ TABLES: dict[str, Table] = {
         Row("ImageBART", "", "10.81 - 4.49 - - -", data="FFHQ"),
         Row("StyleGAN2", "", "4.16 2.76 - 0.71 0.46 0.558", data="FFHQ"),
         Row("LDM", "64x64x3", "4.98 - 4.50 0.73 0.50 0.593", data="FFHQ"),
-        Row("LDM, measured again", "64x64x3", "9.47 3.21 4.47 0.64 0.54 0.585", data="FFHQ"),
+        Row("LDM, measured again", "64x64x3", "9.47 3.21 4.47 0.64 0.54 0.585", "ffhq-vq-f4-diffusion.yaml", "FFHQ"),
         Row("BRICS", "64x64x4", "6.91 2.66 4.56 0.80 0.45 0.574", "ffhq64x4-diffusion.yaml", "FFHQ"),
     )),
     "6": Table("Noise of relaxed precision, after 800 K images", RECONSTRUCTION, (
