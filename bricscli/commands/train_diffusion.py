@@ -26,7 +26,7 @@ def train_diffusion(
                                                 "memory.")] = False,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Compute the inside of the "
                                                          "denoiser's stages twice instead of keeping it: less memory, "
-                                                         "about a third more time.")] = False,
+                                                         "about a fifth more time.")] = False,
     device: options.Device = "auto",
 ) -> None:
     """Train the diffusion model that draws new key codes, or latents.

@@ -256,3 +256,16 @@ def test_the_manifest_is_json_of_a_few_lines(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "manifest.json").read_text()) == {
         "schema": 1, "kind": "samples", **settings("png"), "versions": [VERSIONS], "seeds": "0-49", "splits": {},
         "shards": []}
+
+
+def test_what_is_one_is_told_by_how_its_manifest_begins(tmp_path: Path) -> None:
+    """The rest of it is not read, so that a data set's, of seconds, is not either."""
+    fill(tmp_path / "samples", "shards", range(2))
+    assert SampleFolder.is_one(tmp_path / "samples") and not SampleFolder.is_one(tmp_path)
+    manifest = tmp_path / "samples" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:120])
+    assert SampleFolder.is_one(tmp_path / "samples")
+    with pytest.raises(DataError, match="is missing or damaged"):
+        open_folder(tmp_path / "samples")
+    manifest.write_text('{\n "schema": 1,\n "kind": "images",\n "note": "samples"')
+    assert not SampleFolder.is_one(tmp_path / "samples")
