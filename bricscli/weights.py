@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 class WeightFile:
     """One pretrained file. `files` maps each accepted file name to its SHA-256 (None: no fixed bytes).
 
-    `url` is where the file of that name is.
+    `url` is where the file of that name is; `licence` is that of the weights, as their publisher states it.
     """
 
     name: str
     files: dict[str, str | None]
     url: str
     needed_for: str
+    licence: str
 
     @property
     def sha256(self) -> str:
@@ -46,13 +47,15 @@ WEIGHTS: dict[str, WeightFile] = {
             "vgg16",
             {"vgg16-397923af.pth": "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"},
             "https://download.pytorch.org/models/vgg16-397923af.pth",
-            "the perceptual loss `vgg16` and LPIPS (vgg)",
+            "the perceptual loss `vgg16`, LPIPS (vgg), precision, recall, density and coverage",
+            "BSD-3-Clause (torchvision)",
         ),
         WeightFile(
             "alexnet",
             {"alexnet-owt-7be5be79.pth": "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"},
             "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
             "LPIPS (alex)",
+            "BSD-3-Clause (torchvision)",
         ),
         WeightFile(
             "squeezenet1_1",
@@ -62,13 +65,43 @@ WEIGHTS: dict[str, WeightFile] = {
                 "squeezenet1_1.safetensors": None,
             },
             "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
-            "the perceptual loss `squeezenet1_1`",
+            "the perceptual loss `squeezenet1_1` and LPIPS (squeeze)",
+            "BSD-3-Clause (torchvision)",
         ),
         WeightFile(
             "inception",
             {"inception-2015-12-05.pt": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"},
             "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
             "FID (clean-fid)",
+            "Apache-2.0 (TensorFlow's Inception 2015-12-05)",
+        ),
+        WeightFile(
+            "inception_fidelity",
+            {
+                "weights-inception-2015-12-05-6726825d.pth":
+                    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+                "pt_inception-2015-12-05-6726825d.pth":
+                    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+            },
+            "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+            "weights-inception-2015-12-05-6726825d.pth",
+            "FID, IS and KID (torch-fidelity)",
+            "Apache-2.0 (TensorFlow's Inception 2015-12-05)",
+        ),
+        WeightFile(
+            "clip_vit_b_32",
+            {"ViT-B-32.pt": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"},
+            "https://openaipublic.azureedge.net/clip/models/"
+            "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+            "CLIP-FID and nearest neighbours by CLIP",
+            "MIT (OpenAI)",
+        ),
+        WeightFile(
+            "dinov2_vitl14",
+            {"dinov2_vitl14_pretrain.pth": None},
+            "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+            "FD-DINOv2",
+            "Apache-2.0 (Meta)",
         ),
     )
 }
