@@ -98,7 +98,7 @@ WEIGHTS: dict[str, WeightFile] = {
         ),
         WeightFile(
             "dinov2_vitl14",
-            {"dinov2_vitl14_pretrain.pth": None},
+            {"dinov2_vitl14_pretrain.pth": "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"},
             "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
             "FD-DINOv2",
             "Apache-2.0 (Meta)",
