@@ -5,27 +5,23 @@ Anything that is not a `BricsError` is a bug and keeps its traceback.
 
 
 class BricsError(Exception):
-    """Something failed while running (exit code 1)."""
+    """Something failed while running (exit code 1); several problems may be reported at once."""
 
     exit_code = 1
-
-    @property
-    def lines(self) -> list[str]:
-        """The message, one entry per line to print."""
-        return [str(self)]
-
-
-class RecipeError(BricsError):
-    """A recipe or an option is wrong (exit code 2); several problems are reported at once."""
-
-    exit_code = 2
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
 
     @property
     def lines(self) -> list[str]:
+        """The message, one entry per line to print."""
         return str(self).split("\n")
+
+
+class RecipeError(BricsError):
+    """A recipe or an option is wrong (exit code 2)."""
+
+    exit_code = 2
 
 
 class DataError(BricsError):

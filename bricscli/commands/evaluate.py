@@ -1,4 +1,4 @@
-"""`brics eval`: reconstruction, usage, fid and spectrum."""
+"""`brics eval`: what is measured of an autoencoder, and the spectrum of samples."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bricscli.commands import options
+from bricscli.commands.evaluate_samples import Compared, Limit, Out, Samples, Split, everything, fid, newest, statistics
 
 if TYPE_CHECKING:
     from bricscli.run.directory import RunDirectory
@@ -17,34 +18,30 @@ Run = Annotated[Path | None, typer.Option(metavar="RUN", help="The autoencoder's
                                                               "that was trained last).")]
 Ref = Annotated[str | None, typer.Option(metavar="REF", help="A prepared data set, by path, name or a part of its "
                                          "name, or a folder of images (default: the one trained on).")]
-Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: val for "
-                                               "reconstruction, train for usage, else all).")]
-Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, of samples and a "
-                                         "reference of the samples only, chosen at random once and for all.")]
-Samples = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of images (default: the samples under "
-                                              "runs/ or here that were drawn last).")]
-Compared = Annotated[str, typer.Option("--ref", metavar="REF", help="What the samples are compared with: a prepared "
-                                       "data set, by path, name or a part of its name, or a folder of images.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run, or "
-                                                              "beside the samples).")]
+Force = Annotated[bool, typer.Option("--force", help="Measure a Fréchet distance although it must not be compared, and "
+                                     "mark it.")]
 
 
 def reconstruction(
     run: Run = None,
     ref: Ref = None,
     split: Split = None,
-    metrics: Annotated[str, typer.Option(help="Some of psnr, ssim, lpips, separated by commas.")] = "psnr,ssim,lpips",
+    metrics: Annotated[str, typer.Option(help="Some of psnr, ssim, lpips, lpips_squeeze and rfid, separated by "
+                                              "commas.")] = "psnr,ssim,lpips",
     limit: Limit = None,
     perturb: Annotated[float, typer.Option(metavar="CELLS", min=0, help="Move every key by +CELLS / r_max or -CELLS / "
                                            "r_max before decoding: 0.5 is what training with noise should "
                                            "tolerate.")] = 0.0,
     checkpoint: options.Checkpoint = None,
     out: Out = None,
+    force: Force = False,
     device: options.Device = "auto",
 ) -> None:
     """PSNR, SSIM and LPIPS of the autoencoder's reconstructions: mean and standard deviation per image.
 
-    LPIPS needs pretrained AlexNet and VGG16; where they are missing, the command says where to get them.
+    rfid is the Fréchet distance of reconstructions from their originals (torch-fidelity's Inception); it wants 10,000
+    images. LPIPS needs pretrained AlexNet and VGG16, rfid Inception; where they are missing, the command says where to
+    get them.
 
     Example: brics eval reconstruction --run runs/church64x4 --metrics psnr,ssim
     """
@@ -53,20 +50,26 @@ def reconstruction(
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.datasets import trained_data
-    from bricscli.tasks.eval import choose_metrics, describe_result, evaluate_reconstruction, load_measures, save_result
+    from bricscli.tasks.eval.perturbed import perturbed
+    from bricscli.tasks.eval.reconstruction import (
+        choose_metrics,
+        evaluate_reconstruction,
+        load_measures,
+        load_set_features,
+    )
+    from bricscli.tasks.eval.results import describe_result, save_result
     from bricscli.tasks.models import load_autoencoder
-    from bricscli.tasks.perturbed import perturbed
 
     chosen, place = choose_metrics(metrics.split(",")), choose_device(device)
     directory = _autoencoder_run(run)
     files.check_writable(out or directory.evals)
-    measures = load_measures(chosen, place)
+    measures, features = load_measures(chosen, place), load_set_features(chosen, place)
     autoencoder = load_autoencoder(directory, place, checkpoint)
     images = find_images(ref or trained_data(directory, options.DATA_ROOT), split, default="val")
     autoencoder.check_resolution(images.shape, images.name)
     reconstruct = perturbed(autoencoder, perturb) if perturb else autoencoder.model
     result = evaluate_reconstruction(reconstruct, images, measures, autoencoder=autoencoder.digest, moved=perturb,
-                                     device=place, limit=limit)
+                                     features=features, force=force, device=place, limit=limit)
     say("\n".join([*describe_result(result), f"written to {save_result(result, out or directory.evals)}"]))
 
 
@@ -92,7 +95,7 @@ def usage(
     from bricscli.runtime import choose_device
     from bricscli.tasks.datasets import trained_data
     from bricscli.tasks.models import load_autoencoder
-    from bricscli.tasks.usage import describe_usage, evaluate_usage, save_usage
+    from bricscli.tasks.eval.usage import describe_usage, evaluate_usage, save_usage
 
     place, directory = choose_device(device), _autoencoder_run(run)
     files.check_writable(out or directory.evals)
@@ -102,49 +105,6 @@ def usage(
     result = evaluate_usage(autoencoder, images, device=place, limit=limit)
     table, plot = save_usage(result, out or directory.evals)
     say("\n".join([*describe_usage(result), f"written to {table} and {plot}"]))
-
-
-def fid(
-    ref: Compared,
-    samples: Samples = None,
-    split: Split = None,
-    features: Annotated[str, typer.Option(help="inception: FID (clean-fid). random: a distance of its own on fixed "
-                                               "random convolutions, which needs no download.")] = "inception",
-    anchors: Annotated[Path | None, typer.Option(metavar="RUN", help="An encoded autoencoder run: also print the "
-                                                 "distances of its reconstructions, and of images decoded from key "
-                                                 "codes shuffled across images at each position.")] = None,
-    limit: Limit = None,
-    out: Out = None,
-    device: options.Device = "auto",
-) -> None:
-    """Fréchet distance between samples and a reference.
-
-    With inception features this is FID as clean-fid computes it, and needs its pretrained network; where that is
-    missing, the command says where to get it. The distance on random features is printed under its own name: it ranks
-    models of one data set and is not comparable with any FID.
-
-    Example: brics eval fid --samples samples/ --ref lsun-church
-    """
-    from bricscli import files
-    from bricscli.data.collection import find_images, open_folder
-    from bricscli.errors import RecipeError
-    from bricscli.run.log import say
-    from bricscli.runtime import choose_device
-    from bricscli.tasks.anchors import decode_anchors
-    from bricscli.tasks.eval import describe_result, evaluate_frechet, load_features, save_result
-
-    place = choose_device(device)
-    if features not in ("inception", "random"):
-        raise RecipeError(f"--features: `{features}` is unknown. Use inception or random.")
-    extractor = load_features(features, place)  # type: ignore[arg-type]
-    reference = find_images(ref, split)
-    folder = samples or _newest_samples()
-    images = open_folder(folder)
-    files.check_writable(out or folder.parent / "evals")
-    compared = decode_anchors(anchors, images.used(limit), place) if anchors else {}
-    result = evaluate_frechet(images, reference, extractor, anchors=compared, limit=limit)
-    say("\n".join([*describe_result(result),
-                   f"written to {save_result(result, out or folder.parent / 'evals')}"]))
 
 
 def spectrum(
@@ -166,24 +126,15 @@ def spectrum(
     from bricscli.data.collection import find_images, open_folder
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
-    from bricscli.tasks.spectrum import describe_spectrum, evaluate_spectrum, save_spectrum
+    from bricscli.tasks.eval.spectrum import describe_spectrum, evaluate_spectrum, save_spectrum
 
     place, reference = choose_device(device), find_images(ref, split)
-    folder = samples or _newest_samples()
+    folder = samples or newest()
     images, results = open_folder(folder), out or folder.parent / "evals"
     files.check_writable(results)
     result = evaluate_spectrum(images, reference, device=place, limit=limit)
     table, plot = save_spectrum(result, results)
     say("\n".join([*describe_spectrum(result), f"written to {table} and {plot}"]))
-
-
-def _newest_samples() -> Path:
-    from bricscli.data.samples import newest_samples
-    from bricscli.run.log import say
-
-    folder = newest_samples(Path(), options.RUNS_ROOT)
-    say(f"{folder}: are the samples that were drawn last; using them.")
-    return folder
 
 
 def _autoencoder_run(run: Path | None) -> "RunDirectory":
@@ -197,5 +148,6 @@ def _autoencoder_run(run: Path | None) -> "RunDirectory":
     return directory
 
 
-for command in (reconstruction, usage, fid, spectrum):
-    app.command(help=options.manual(command))(command)
+for name, command in {"reconstruction": reconstruction, "usage": usage, "fid": fid, "all": everything,
+                      "statistics": statistics, "spectrum": spectrum}.items():
+    app.command(name, help=options.manual(command))(command)

@@ -36,6 +36,8 @@ class ImageCollection:
     digest: str
     split: str | None = None
     lossy: bool = False  #: some are JPEG files
+    preparation: dict[str, Any] | None = None  #: how they were, or of samples the training images; None: not known
+    folder: Path | None = None  #: of a prepared data set, where what is computed of it can be kept
 
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Pixels]:
         """uint8 (B,3,H,W). With a limit, a fixed random choice: the first ones may all be of one kind."""
@@ -57,7 +59,9 @@ class ImageCollection:
         height, width = self.shape
         split = {} if self.split is None else {"split": self.split}
         count = {"images": self.used(limit), "of": self.count}
-        return {"name": self.name, **split, **count, "width": width, "height": height, "sha256": self.digest}
+        lossy = {"lossy": True} if self.lossy else {}
+        return {"name": self.name, **split, **count, "width": width, "height": height, "sha256": self.digest, **lossy,
+                "preparation": self.preparation}
 
 
 def find_images(
@@ -92,7 +96,8 @@ def open_prepared(path: Path, split: str = "all") -> ImageCollection:
 
     if not samples:
         raise DataError(f"{path}: has no images in split {split}. Choose another split.")
-    return ImageCollection(path.absolute().name, len(samples), read, (resolution, resolution), data.digest, split)
+    return ImageCollection(path.absolute().name, len(samples), read, (resolution, resolution), data.digest, split,
+                           preparation=data.preparation, folder=path)
 
 
 def open_folder(folder: Path) -> ImageCollection:
@@ -139,7 +144,8 @@ def _open_samples(folder: Path) -> ImageCollection:
         digest.update(f"{sample_key(seed)}.png\0{hashlib.sha256(samples.read(seed)).hexdigest()}\n".encode())
     shape = (samples.resolution, samples.resolution)
     return ImageCollection(
-        folder.absolute().name, len(seeds), lambda i: samples.image(seeds[i]), shape, digest.hexdigest()
+        folder.absolute().name, len(seeds), lambda i: samples.image(seeds[i]), shape, digest.hexdigest(),
+        preparation=samples.header.get("data", {}).get("preparation"),
     )
 
 

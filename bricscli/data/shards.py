@@ -168,6 +168,13 @@ class ShardSet:
         """Samples in each split."""
         return dict(self.header["splits"])
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How images were made of their source: what a distance between two sets must have the same on both sides."""
+        source = self.header.get("source")
+        return {"source": source.get("name") if isinstance(source, dict) else None,
+                **{key: self.header.get(key) for key in ("crop", "resize", "resolution", "format")}}
+
     def split(self, name: str) -> Split:
         if name not in self.splits:
             raise DataError(f"{self.path}: has no split `{name}`; there is {', '.join(self.splits) or 'none'}.")

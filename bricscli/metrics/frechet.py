@@ -3,10 +3,29 @@
 d^2 = |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)),   everything in float64.
 """
 
+from typing import NamedTuple, Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+
+class Spread(Protocol):
+    """What a Fréchet distance needs of a set of features: `mean` (D,), `covariance` (D, D)."""
+
+    @property
+    def mean(self) -> Array: ...
+
+    @property
+    def covariance(self) -> Array: ...
+
+
+class Gaussian(NamedTuple):
+    """The same, finished."""
+
+    mean: Array
+    covariance: Array
 
 
 class Statistics:
@@ -14,7 +33,7 @@ class Statistics:
 
     def __init__(self, dimension: int) -> None:
         self.count = 0
-        self.mean: Array = np.zeros(dimension)
+        self.mean = np.zeros(dimension)
         self._scatter: Array = np.zeros((dimension, dimension))  # sum of (x - mean)(x - mean)^T
 
     def update(self, features: NDArray[np.floating]) -> None:
@@ -52,7 +71,7 @@ class Statistics:
         return self._scatter / (self.count - 1)
 
 
-def frechet_distance(a: Statistics, b: Statistics) -> float:
+def frechet_distance(a: Spread, b: Spread) -> float:
     """The squared Fréchet distance, as FID is printed; at least 0."""
     return gaussian_distance(a.mean, a.covariance, b.mean, b.covariance)
 

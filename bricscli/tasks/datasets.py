@@ -1,6 +1,7 @@
 """The data set of a run: opened, checked against the recipe and against what the run began with, described."""
 
 from pathlib import Path
+from typing import Any
 
 from bricscli import files
 from bricscli.data.shards import ShardSet
@@ -30,9 +31,10 @@ def open_images(data: Path, recipe: AutoencoderRecipe) -> ShardSet:
     return images
 
 
-def describe_data(shards: ShardSet) -> dict[str, str]:
-    """What `run.json`, and the manifest of key codes, keep of the data set."""
-    return {"name": shards.path.absolute().name, "digest": shards.digest}
+def describe_data(shards: ShardSet) -> dict[str, Any]:
+    """What `run.json`, and the manifest of key codes, keep of the data set; of images also how they were prepared."""
+    preparation = {"preparation": shards.preparation} if shards.header["kind"] == "images" else {}
+    return {"name": shards.path.absolute().name, "digest": shards.digest, **preparation}
 
 
 def check_same_data(run: RunDirectory, shards: ShardSet) -> None:

@@ -28,16 +28,11 @@ from bricscli.report.page import (
 )
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics, say, show_seconds, track
-from bricscli.tasks.anchors import SHUFFLED, decode_anchors
 from bricscli.tasks.encode import encode
-from bricscli.tasks.eval import (
-    describe_result,
-    evaluate_frechet,
-    evaluate_reconstruction,
-    load_features,
-    load_measures,
-    save_result,
-)
+from bricscli.tasks.eval.anchors import SHUFFLED, decode_anchors
+from bricscli.tasks.eval.generation import evaluate_random
+from bricscli.tasks.eval.reconstruction import evaluate_reconstruction, load_measures
+from bricscli.tasks.eval.results import describe_result, save_result
 from bricscli.tasks.models import load_autoencoder
 from bricscli.tasks.prepare import prepare_toy
 from bricscli.tasks.sample import sample_to_folder
@@ -142,8 +137,8 @@ def _evaluate_reconstruction(run: RunDirectory, data: Path, device: torch.device
 
 
 def _evaluate_samples(run: RunDirectory, data: Path, out: Path, device: torch.device) -> dict[str, Any]:
-    result = evaluate_frechet(open_folder(out / "samples"), find_images(data, "val"), load_features("random", device),
-                              anchors=decode_anchors(run.path, SAMPLES, device))
+    result = evaluate_random(open_folder(out / "samples"), find_images(data, "val"), device=device,
+                             anchors=decode_anchors(run.path, SAMPLES, device))
     save_result(result, out / "evals")
     say("\n".join(describe_result(result)))
     return result

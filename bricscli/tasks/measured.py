@@ -19,8 +19,8 @@ from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints, load_we
 from bricscli.run.directory import RunDirectory, list_runs
 from bricscli.run.log import warn
 
-#: Samples that the paper's generation metrics stand on (section 4).
-PAPER_SAMPLES = 50_000
+#: Samples that the paper's generation metrics stand on (section 4), and how they were measured.
+PAPER_SAMPLES, PAPER_PROTOCOL = 50_000, "brics2023"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _reservations(result: dict[str, Any], run: RunDirectory) -> tuple[str, ...] 
     recipe = run.recipe
     if isinstance(recipe, AutoencoderRecipe):
         return _of_reconstruction(result, run, recipe) if result["kind"] == "reconstruction" else None
-    return _of_samples(result, run, recipe) if result["kind"] == "frechet" else None
+    return _of_samples(result, run, recipe) if result["kind"] == "generation" else None
 
 
 def _of_reconstruction(result: dict[str, Any], run: RunDirectory, recipe: AutoencoderRecipe) -> tuple[str, ...] | None:
@@ -100,9 +100,14 @@ def _of_samples(result: dict[str, Any], run: RunDirectory, recipe: DiffusionReci
     if seen is None or others or record.get("class"):
         return None
     notes = _unfinished(seen, recipe)
+    if result["protocol"] not in (None, PAPER_PROTOCOL):
+        notes.append(f"by protocol {result['protocol']}, the paper's is {PAPER_PROTOCOL}")
+    notes += [f"forced: {reason}" for reason in result["forced"]]
     if samples["images"] != PAPER_SAMPLES:
         notes.append(f"over {samples['images']:,} samples, the paper's over {PAPER_SAMPLES:,}")
-    if reference.get("split") not in ("train", "all") or reference["images"] < reference["of"]:
+    if reference["images"] is None:
+        notes.append("against statistics of others")
+    elif reference.get("split") not in ("train", "all") or reference["images"] < reference["of"]:
         part = f"the {reference['split']} split" if "split" in reference else "a folder"
         notes.append(f"against {reference['images']:,} of {reference['of']:,} images of {part}")
     if record["sampling"] != recipe.sampling.model_dump():

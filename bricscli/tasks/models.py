@@ -65,6 +65,7 @@ class LoadedDenoiser:
     digest: str
     autoencoder: LoadedAutoencoder
     classes: Mapping[str, int]  #: how many training samples each has, by number; none of an unconditional one
+    images: Mapping[str, Any]  #: whose key codes it learnt: data set, its digest, its preparation
 
 
 def load_autoencoder(run: RunDirectory, device: torch.device, checkpoint: str | None = None) -> LoadedAutoencoder:
@@ -114,7 +115,8 @@ def load_denoiser(run: RunDirectory, device: torch.device, ema: float | None = N
     model.to(device).eval().requires_grad_(False)
     scaling = scaling_of(autoencoder.recipe, expected, run.info_path)
     prior = Prior(model, build_schedule(recipe.schedule), scaling, autoencoder.code_shape)
-    return LoadedDenoiser(run.name, recipe, prior, ema, checkpoint.digest, autoencoder, classes)
+    return LoadedDenoiser(run.name, recipe, prior, ema, checkpoint.digest, autoencoder, classes,
+                          run.info.get("images", {}))
 
 
 def scaling_of(recipe: AutoencoderRecipe, record: Mapping[str, Any], where: Path) -> Scaling:

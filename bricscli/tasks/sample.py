@@ -79,11 +79,12 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], devi
 
 def _describe(denoiser: LoadedDenoiser, sampling: SamplingSpec, only: str | None, device: torch.device
               ) -> dict[str, Any]:
-    """All that decides the pixels of a seed."""
+    """All that decides the pixels of a seed, and the images that were learnt from."""
     return {
         "resolution": denoiser.autoencoder.recipe.data.resolution,
         "denoiser": {"run": denoiser.name, "digest": denoiser.digest},
         "autoencoder": denoiser.autoencoder.digest,
+        "data": dict(denoiser.images),
         "ema": denoiser.ema,
         "sampling": sampling.model_dump(),
         "class": only,

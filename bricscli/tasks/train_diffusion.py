@@ -96,10 +96,11 @@ def train_denoiser(
 
 
 def _describe_codes(codes: ShardSet, autoencoder: LoadedAutoencoder, classes: Mapping[str, int]) -> dict[str, Any]:
-    """For `run.json`: whose they are, how they spread if they are no key codes, which data, which classes."""
+    """For `run.json`: whose they are, how they spread if they are no key codes, of which images, which classes."""
     latents = {"latents": codes.header["latents"]} if "latents" in codes.header else {}
     return {"autoencoder": {"run": autoencoder.name, "digest": autoencoder.digest} | latents,
-            "data": describe_data(codes), **({"classes": dict(classes)} if classes else {})}
+            "data": describe_data(codes), "images": codes.header["images"],
+            **({"classes": dict(classes)} if classes else {})}
 
 
 def _open_reader(codes: ShardSet, recipe: DiffusionRecipe, shape: tuple[int, int, int]) -> BatchReader:

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from bricscli.data.collection import ImageCollection
-from bricscli.metrics.features import RandomFeatures
 from bricscli.metrics.reconstruction import psnr
 from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import DiffusionRecipe, Recipe
 from bricscli.run.checkpoint import checkpoint_digest, save_checkpoint
 from bricscli.run.directory import RunDirectory
-from bricscli.tasks.eval import evaluate_frechet, evaluate_reconstruction, save_result
+from bricscli.tasks.eval.generation import evaluate_random
+from bricscli.tasks.eval.reconstruction import evaluate_reconstruction
+from bricscli.tasks.eval.results import save_result
 from bricscli.tasks.measured import Found, find_measured
 
 CHURCH, DIFFUSION = load_recipe("church64x4.yaml"), load_recipe("church64x4-diffusion.yaml")
@@ -141,7 +142,7 @@ def sample(path: Path, *, autoencoder: Recipe = CHURCH, reference: str = "lsun-c
     run.samples.mkdir()
     record = {"denoiser": {"digest": drawn or digest}, "sampling": DIFFUSION.sampling.model_dump() | {"steps": steps}}
     (run.samples / "manifest.json").write_text(json.dumps(record))
-    result = evaluate_frechet(pictures("samples", None, 70), pictures(reference, split, 80), RandomFeatures())
+    result = evaluate_random(pictures("samples", None, 70), pictures(reference, split, 80))
     save_result(result, run.evals)
     return result["metrics"]["fd_random"]["value"]
 
@@ -163,6 +164,18 @@ def test_samples_drawn_otherwise(tmp_path: Path) -> None:
 def test_what_samples_are_compared_with(tmp_path: Path, split: str | None, said: tuple[str, ...]) -> None:
     sample(tmp_path / "church64x4-diffusion", split=split)
     assert find_measured(DIFFUSION, tmp_path)["fd_random"].notes[1:] == said
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"forced": ["samples: JPEG"]}, "forced: samples: JPEG"),
+    ({"protocol": "adm"}, "by protocol adm, the paper's is brics2023"),
+    ({"reference": {"name": "lsun-church", "images": None, "of": None}}, "against statistics of others"),
+])
+def test_numbers_of_another_protocol_and_forced_ones(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    sample(tmp_path / "church64x4-diffusion")
+    (path,) = (tmp_path / "church64x4-diffusion" / "evals").iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert said in find_measured(DIFFUSION, tmp_path)["fd_random"].notes
 
 
 def test_a_part_of_the_reference(tmp_path: Path) -> None:

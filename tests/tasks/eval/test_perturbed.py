@@ -13,7 +13,7 @@ from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.runtime import generator_for
 from bricscli.tasks.models import LoadedAutoencoder
-from bricscli.tasks.perturbed import perturbed
+from bricscli.tasks.eval.perturbed import perturbed
 
 R_MAX = 8
 

@@ -9,7 +9,7 @@ import torch
 
 from bricscli.data.collection import ImageCollection
 from bricscli.errors import DataError
-from bricscli.tasks.spectrum import describe_spectrum, evaluate_spectrum, save_spectrum
+from bricscli.tasks.eval.spectrum import describe_spectrum, evaluate_spectrum, save_spectrum
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""Evaluation: the right images, the right numbers, the protocol beside them, one line where it cannot be."""
+"""Reconstructions: the right images, the right numbers, the protocol beside them, one line where it cannot be."""
 
 import json
 from collections.abc import Iterator
@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from bricscli.data.collection import ImageCollection, find_images, open_folder, open_prepared
-from bricscli.data.images import encode_png
+from bricscli.data.images import encode_png, to_float, to_uint8
 from bricscli.data.shards import write_shards
-from bricscli.errors import BricsError, DataError, RecipeError
-from bricscli.metrics.features import RandomFeatures
+from bricscli.errors import BricsError, DataError, MismatchError, RecipeError
+from bricscli.metrics.frechet import Statistics, frechet_distance
 from bricscli.metrics.reconstruction import psnr, ssim
-from bricscli.tasks import eval as task
+from bricscli.tasks.eval import reconstruction as task
+from bricscli.tasks.eval.results import describe_result, save_result
 from bricscli.weights import MissingWeights
 
 
@@ -150,8 +151,8 @@ def test_missing_weights_are_said_before_the_work() -> None:
     with pytest.raises(MissingWeights, match="alexnet"):
         task.load_measures(task.choose_metrics(["psnr", "ssim", "lpips"]))
     with pytest.raises(MissingWeights, match="inception"):
-        task.load_features("inception")
-    assert task.load_features("random").name == "random"
+        task.load_set_features(["psnr", "rfid"])
+    assert task.load_set_features(["psnr"]) is None
 
 
 # Reconstruction
@@ -190,10 +191,26 @@ def test_too_small_for_ssim(tmp_path: Path) -> None:
         task.evaluate_reconstruction(darker, images, {"ssim": ssim})
 
 
+def test_rfid_is_the_distance_of_the_two_sets(data_root: Path, quadrants: Any) -> None:
+    images = find_images("lsun-church", "train", data_root)
+    with pytest.raises(MismatchError, match="12 images, fewer than 10,000"):
+        task.evaluate_reconstruction(darker, images, {}, features=quadrants)
+    result = task.evaluate_reconstruction(darker, images, {}, features=quadrants, force=True, batch_size=5)
+    original = torch.from_numpy(pictures(0, 12))
+    sides = []
+    for side in (original, to_uint8(darker(to_float(original)))):
+        sides.append(Statistics(4))
+        sides[-1].update(quadrants(side)["features"].numpy())
+    entry = result["metrics"]["rfid"]
+    assert entry["value"] == pytest.approx(frechet_distance(*sides), rel=1e-9) and entry["value"] > 0.01
+    assert entry["forced"] and entry["extractor"] == "quadrants"
+    assert "FORCED" in describe_result(result)[0]
+
+
 def saved(images: ImageCollection, folder: Path, *names: str, moved: float = 0.0, **changes: Any) -> dict[str, Any]:
     """What the file holds after one more evaluation."""
     result = task.evaluate_reconstruction(darker, images, task.load_measures(names), autoencoder="abc", moved=moved)
-    return json.loads(task.save_result(result | changes, folder).read_text())
+    return json.loads(save_result(result | changes, folder).read_text())
 
 
 def test_metrics_of_the_same_reconstructions_add_up(data_root: Path, tmp_path: Path) -> None:
@@ -255,72 +272,11 @@ def test_moved_keys_are_recorded_and_kept_apart(data_root: Path, tmp_path: Path)
     assert (still["keys_moved_by_cells"], moved["keys_moved_by_cells"]) == (0, 0.5)
     assert {path.name for path in tmp_path.glob("*.json")} == {
         "reconstruction-lsun-tower-val.json", "reconstruction-lsun-tower-val-perturbed0.5.json"}
-    assert task.describe_result(still)[-1] == (
+    assert describe_result(still)[-1] == (
         "mean ± standard deviation per image, over 3 images of lsun-tower, split val")
-    assert task.describe_result(moved)[-1] == (
+    assert describe_result(moved)[-1] == (
         "mean ± standard deviation per image, over 3 images of lsun-tower, split val; every key was moved by +0.5 or "
         "-0.5 / r_max")
-
-
-# Fréchet distance
-
-
-def collection(images: np.ndarray, name: str = "images") -> ImageCollection:
-    return ImageCollection(name, len(images), lambda i: images[i], images.shape[2:], "digest")
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    result = task.evaluate_frechet(collection(a), collection(b), RandomFeatures(), batch_size=7)
-    return result["metrics"]["fd_random"]["value"]
-
-
-def test_frechet_distance_of_a_set_to_itself_and_to_others() -> None:
-    a = pictures(0, 80)
-    assert distance(a, a) == pytest.approx(0, abs=1e-5)
-    assert 0.01 < distance(a, pictures(1, 80)) < distance(a, 255 - pictures(1, 80) // 2) / 5
-
-
-def test_the_protocol_is_recorded(data_root: Path, tmp_path: Path) -> None:
-    samples = open_folder(save_folder(tmp_path / "samples", pictures(5, 70)))
-    reference = find_images("church", "all", data_root)
-    result = task.evaluate_frechet(samples, reference, RandomFeatures(), limit=65)
-    assert set(result["metrics"]) == {"fd_random"}
-    chosen = np.concatenate(list(samples.batches(65, limit=65)))
-    expected = distance(chosen, np.concatenate([pictures(0, 12), pictures(1, 5)]))
-    assert result["metrics"]["fd_random"]["value"] == pytest.approx(expected, rel=1e-5)
-    assert "not FID" in result["metrics"]["fd_random"]["label"]
-    assert (result["samples"]["images"], result["samples"]["of"]) == (65, 70)
-    assert (result["reference"]["images"], result["reference"]["split"]) == (17, "all")
-    assert result["reference"]["sha256"] == reference.digest
-    assert result["features"] == {"name": "random", "dimension": 62}
-    path = task.save_result(result, tmp_path / "evals")
-    assert json.loads(path.read_text()) == result
-    assert path.name == "fd_random-samples-lsun-church-all.json"
-    assert str(tmp_path) not in path.read_text()
-    assert task.describe_result(result)[-1] == "65 of 70 images of samples against 17 images of lsun-church, split all"
-
-
-def test_few_images_are_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
-    distance(pictures(0, 61), pictures(1, 62))
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert len(warnings) == 1
-    assert "61 images for 62 features" in warnings[0]
-
-
-def test_jpeg_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "jpegs"
-    folder.mkdir()
-    for i, image in enumerate(pictures(0, 62)):
-        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{i}.jpg")
-    task.evaluate_frechet(open_folder(folder), collection(pictures(1, 62)), RandomFeatures())
-    assert "JPEG" in capsys.readouterr().err
-
-
-def test_different_resolutions_and_single_images_are_refused() -> None:
-    with pytest.raises(DataError, match="are 16x16, those of images 24x24"):
-        distance(pictures(0, 3), pictures(1, 3, 24))
-    with pytest.raises(DataError, match="at least 2"):
-        distance(pictures(0, 1), pictures(1, 3))
 
 
 def test_the_same_inputs_give_the_same_file(data_root: Path, tmp_path: Path) -> None:
@@ -328,6 +284,6 @@ def test_the_same_inputs_give_the_same_file(data_root: Path, tmp_path: Path) -> 
     paths = []
     for folder in ("one", "two"):
         result = task.evaluate_reconstruction(darker, images, {"psnr": psnr})
-        paths.append(task.save_result(result, tmp_path / folder))
+        paths.append(save_result(result, tmp_path / folder))
     assert paths[0].name == "reconstruction-lsun-tower-val.json"
     assert paths[0].read_bytes() == paths[1].read_bytes()

@@ -1,0 +1,220 @@
+"""`brics eval fid` and `all`: samples against a reference, by a protocol that goes into the result with every number."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+
+from bricscli.data.collection import ImageCollection
+from bricscli.errors import DataError, MismatchError, RecipeError
+from bricscli.metrics import METRICS
+from bricscli.metrics.features import EXTRACTORS, FeatureExtractor, load_extractor
+from bricscli.metrics.frechet import frechet_distance
+from bricscli.metrics.inception_score import inception_score
+from bricscli.metrics.kernel_distance import kernel_distance
+from bricscli.metrics.neighbourhoods import Neighbourhoods, neighbourhoods
+from bricscli.metrics.protocols import PROTOCOLS, MetricSpec
+from bricscli.run.log import warn
+from bricscli.tasks.eval.collecting import Features, Want, collect
+from bricscli.tasks.eval.comparable import check_comparable, open_questions, reasons_against
+from bricscli.tasks.eval.references import ImageReference, Reference
+from bricscli.tasks.eval.results import describe_versions
+from bricscli.weights import MissingWeights
+
+#: A distance of its own, outside of all protocols: it needs no file and few images, and is comparable only with itself.
+RANDOM = {"fd_random": MetricSpec("random")}
+#: Package -> the extractors whose numbers depend on its version.
+_PACKAGES = {"torch-fidelity": ("inception",), "clean-fid": ("inception_clean",), "open_clip_torch": ("clip",),
+             "timm": ("dinov2",)}
+_FRECHET = ("fid", "fid_clean", "clip_fid", "fd_dinov2", "fd_random")
+_NEIGHBOURHOODS = ("precision", "recall", "f1", "density", "coverage")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which metrics, by whose protocol; `left_out`: metric -> why it is not measured."""
+
+    protocol: str | None
+    metrics: dict[str, MetricSpec]
+    left_out: dict[str, str]
+
+    @property
+    def extractors(self) -> list[str]:
+        return sorted({spec.extractor for spec in self.metrics.values()})
+
+
+def choose_plan(protocol: str, names: Iterable[str] | None = None) -> Plan:
+    """The metrics `names` of a protocol; None: all of them. Raises RecipeError for a name that it does not have."""
+    if protocol not in PROTOCOLS:
+        raise RecipeError(f"--protocol: `{protocol}` is unknown. There are: {', '.join(PROTOCOLS)}.")
+    known = PROTOCOLS[protocol].metrics
+    if names is None:
+        return Plan(protocol, dict(known), {})
+    chosen = [name.strip() for name in names]
+    for name in chosen:
+        if name not in known:
+            elsewhere = [other for other, entry in PROTOCOLS.items() if name in entry.metrics]
+            close = get_close_matches(name, known, n=1)
+            hint = (f"--protocol {' or '.join(elsewhere)} has it." if elsewhere else f"Did you mean `{close[0]}`?"
+                    if close else f"There are: {', '.join(known)}.")
+            raise RecipeError(f"--metrics: protocol {protocol} has no `{name}`. {hint}")
+    if not chosen:
+        raise RecipeError(f"--metrics: names no metric. There are: {', '.join(known)}.")
+    return Plan(protocol, {name: known[name] for name in chosen}, {})
+
+
+def load_extractors(plan: Plan, device: torch.device, skip_missing: bool = False
+                    ) -> tuple[Plan, dict[str, FeatureExtractor]]:
+    """The networks of a plan, and the plan without what cannot be measured where `skip_missing` allows for that.
+
+    Raises MissingWeights naming every file that is missing: call it before anything long.
+    """
+    loaded: dict[str, FeatureExtractor] = {}
+    missing: dict[str, str] = {}
+    for name in plan.extractors:
+        try:
+            loaded[name] = load_extractor(name, device)
+        except MissingWeights as error:
+            missing[name] = str(error)
+    if missing and not (skip_missing and loaded):
+        hint = "" if not loaded else "Or pass --skip-missing: what needs them is left out, which the result says."
+        raise MissingWeights(*missing.values(), *[hint] * bool(hint))
+    kept = {name: spec for name, spec in plan.metrics.items() if spec.extractor in loaded}
+    left_out = {name: f"needs `{spec.extractor}`, whose file is not here (brics doctor)"
+                for name, spec in plan.metrics.items() if spec.extractor in missing}
+    return Plan(plan.protocol, kept, plan.left_out | left_out), loaded
+
+
+def evaluate_generation(
+    samples: ImageCollection,
+    reference: Reference,
+    plan: Plan,
+    extractors: Mapping[str, FeatureExtractor],
+    *,
+    anchors: Mapping[str, ImageCollection] | None = None,
+    force: bool = False,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Every metric of the plan, from one pass over each side. `limit` holds for the samples only.
+
+    `anchors`: other collections whose Fréchet distance from the same reference is recorded beside that of the samples.
+    Raises MismatchError where the two must not be compared, unless `force`; DataError where they cannot be.
+    """
+    about = samples.describe(limit)
+    _check_sizes(about, reference.about)
+    plan = _without_what_lacks(plan, reference)
+    published = plan.protocol is not None
+    forced = check_comparable(reasons_against(about, reference.about), force) if published else _warn(about, reference)
+    wants = {name: _want(name, spec) for name, spec in plan.metrics.items()}
+    ours = collect(samples, wants.values(), extractors, limit)
+    theirs = reference.features([want for name, want in wants.items() if name != "is"], extractors)
+    measured = _measure(plan, ours, theirs)
+    wanted = PROTOCOLS[plan.protocol].samples if plan.protocol else None
+    return {
+        "kind": "generation",
+        "protocol": plan.protocol,
+        "metrics": measured,
+        "forced": forced,
+        "left_out": plan.left_out,
+        "open_questions": open_questions(about, reference.about, wanted) if published else [],
+        "anchors": _compare_anchors(anchors or {}, plan, theirs, extractors),
+        "samples": about,
+        "reference": reference.about,
+        "extractors": {name: {"sha256": extractor.digest, "resize": EXTRACTORS[name].resize}
+                       for name, extractor in extractors.items()},
+        "versions": describe_versions(*(package for package, names in _PACKAGES.items()
+                                        if set(names) & extractors.keys())),
+    }
+
+
+def _check_sizes(samples: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+    sizes = [(side["width"], side["height"]) for side in (samples, reference)]
+    if reference["width"] is not None and sizes[0] != sizes[1]:
+        ours, theirs = (f"{width}x{height}" for width, height in sizes)
+        raise DataError(f"{samples['name']}: images are {ours}, those of {reference['name']} {theirs}. "
+                        "Compare images of one resolution.")
+    for side in (samples, reference):
+        if side["images"] is not None and side["images"] < 2:
+            raise DataError(f"{side['name']}: has {side['images']} image; a distance needs at least 2.")
+
+
+def _without_what_lacks(plan: Plan, reference: Reference) -> Plan:
+    """Without what finished statistics cannot tell. Raises MismatchError where nothing is left."""
+    lacking = {name: why for name, spec in plan.metrics.items()
+               if name != "is" and (why := reference.lacks(_want(name, spec), spec.extractor))}
+    kept = {name: spec for name, spec in plan.metrics.items() if name not in lacking}
+    if not kept:
+        name, why = next(iter(lacking.items()))
+        raise MismatchError(f"{reference.about['name']}: {name} cannot be measured against it: {why}. Name a data set, "
+                            "or the statistics of the protocol's features.")
+    return Plan(plan.protocol, kept, plan.left_out | lacking)
+
+
+def _warn(samples: Mapping[str, Any], reference: Reference) -> list[str]:
+    """What a distance of its own has to say about its two sides."""
+    for side in (samples, reference.about):
+        if side.get("lossy"):
+            warn(f"{side['name']}: holds JPEG files, whose compression changes the distance. Compare PNG files.")
+        dimension = EXTRACTORS["random"].outputs["features"]
+        if side["images"] is not None and side["images"] < dimension:
+            warn(f"{side['name']}: {side['images']} images for {dimension} features; the distance comes out too large. "
+                 "Compare it only with distances from as many images.")
+    return []
+
+
+def _want(name: str, spec: MetricSpec) -> Want:
+    if name in _FRECHET:
+        return Want(spec.extractor, spec.output, spread=True)
+    return Want(spec.extractor, spec.output, rows=spec.limit)
+
+
+def _measure(plan: Plan, ours: Features, theirs: Features) -> dict[str, Any]:
+    """Metric -> entry of the result, in the plan's order."""
+    shared: dict[tuple[str, int | None, int], Neighbourhoods] = {}
+    entries = {}
+    for name, spec in plan.metrics.items():
+        value, std = _value(name, spec, ours, theirs, shared)
+        entries[name] = {"label": METRICS[name].label, "value": value, "std": std, "unit": METRICS[name].unit,
+                         "extractor": spec.extractor, "settings": dict(spec.settings)}
+    return entries
+
+
+def _value(name: str, spec: MetricSpec, ours: Features, theirs: Features,
+           shared: dict[tuple[str, int | None, int], Neighbourhoods]) -> tuple[float, float | None]:
+    if name in _FRECHET:
+        return frechet_distance(*(side.spread(spec.extractor, spec.output) for side in (ours, theirs))), None
+    rows = ours.rows(spec.extractor, spec.output, spec.limit)
+    if name == "is":
+        return inception_score(rows, **spec.settings)
+    others = theirs.rows(spec.extractor, spec.output, spec.limit)
+    if name == "kid":
+        return kernel_distance(rows, others, **spec.settings)
+    assert name in _NEIGHBOURHOODS, name
+    key = spec.extractor, spec.limit, int(spec.settings["k"])
+    if key not in shared:
+        shared[key] = neighbourhoods(rows, others, k=key[2])
+    return float(getattr(shared[key], name)), None
+
+
+def _compare_anchors(anchors: Mapping[str, ImageCollection], plan: Plan, theirs: Features,
+                     extractors: Mapping[str, FeatureExtractor]) -> dict[str, Any]:
+    """By the first Fréchet distance of the plan."""
+    name = next((name for name in plan.metrics if name in _FRECHET), None)
+    if name is None:
+        return {}
+    want = _want(name, plan.metrics[name])
+    target, compared = theirs.spread(want.extractor, want.output), {}
+    for anchor, images in anchors.items():
+        found = collect(images, [want], extractors).spread(want.extractor, want.output)
+        compared[anchor] = {"value": frechet_distance(found, target), "images": images.count}
+    return compared
+
+
+
+def evaluate_random(samples: ImageCollection, reference: ImageCollection, *, device: torch.device | str = "cpu",
+                    anchors: Mapping[str, ImageCollection] | None = None, limit: int | None = None) -> dict[str, Any]:
+    """The Fréchet distance on random features, which needs no file. Raises DataError where the sides do not fit."""
+    plan, extractors = load_extractors(Plan(None, RANDOM, {}), torch.device(device))
+    return evaluate_generation(samples, ImageReference(reference), plan, extractors, anchors=anchors, limit=limit)

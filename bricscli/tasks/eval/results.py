@@ -1,0 +1,86 @@
+"""Results of evaluations, as files and in words.
+
+Every result is a plain dict, ready for JSON: the numbers, how many images they stand on, digests of what was compared,
+the protocol and the versions that can change a number. It holds no times and no paths, so the same inputs give the same
+file.
+"""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bricscli import files
+from bricscli.run.provenance import describe_process
+
+#: Parts of a result that grow when more of the same is measured.
+_GROWING = ("metrics", "versions", "extractors", "left_out")
+
+
+def describe_versions(*more: str) -> dict[str, Any]:
+    """Of what can change a number; `more` are other packages that did."""
+    process = describe_process()
+    kept = {name: process[name] for name in ("brics", "torch", "torchvision", "numpy", "pillow")}
+    return kept | {name: version(name) for name in more}
+
+
+def save_result(result: dict[str, Any], folder: Path) -> Path:
+    """Writes a result below `folder`, under a name that says what it is. Returns the file's path.
+
+    Metrics of an earlier evaluation of the same images in the same way stay in the file.
+    """
+    if result["kind"] == "reconstruction":
+        moved = f"-perturbed{result['keys_moved_by_cells']:g}" if result["keys_moved_by_cells"] else ""
+        name = f"reconstruction-{result['images']['name']}-{result['images'].get('split', 'folder')}{moved}"
+    else:
+        sides = f"{result['samples']['name']}-{result['reference']['name'].replace(':', '-')}"
+        what = result["protocol"] or next(iter(result["metrics"]))
+        name = f"{what}-{sides}-{result['reference'].get('split', 'folder')}"
+    path = folder / f"{name}.json"
+    files.write_json(path, _with_earlier_metrics(result, path))
+    return path
+
+
+def _with_earlier_metrics(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`result` and the metrics that the file has more, if the two agree in everything else."""
+    try:
+        earlier = json.loads(path.read_text("utf-8"))
+        both = {part: earlier[part] | result[part] for part in _GROWING if part in result}
+        if "left_out" in both:
+            both["left_out"] = {name: why for name, why in both["left_out"].items() if name not in both["metrics"]}
+        same_versions = both["versions"] == result["versions"] | earlier["versions"]  # of what both of them name
+        return result | both if same_versions and earlier | both == result | both else result
+    except (OSError, ValueError, TypeError, KeyError):  # none, or a file of somebody else's
+        return result
+
+
+def describe_result(result: dict[str, Any]) -> list[str]:
+    """The lines to print: one per number, then what they stand on, then what must be said beside them."""
+    lines = [_number(entry) for entry in result["metrics"].values()]
+    if result["kind"] == "reconstruction":
+        moved = result["keys_moved_by_cells"]
+        keys = f"; every key was moved by +{moved:g} or -{moved:g} / r_max" if moved else ""
+        return [*lines, f"mean ± standard deviation per image, over {_words(result['images'])}{keys}"]
+    lines.append(f"{_words(result['samples'])} against {_words(result['reference'])}"
+                 + (f", protocol {result['protocol']}" if result["protocol"] else ""))
+    lines += [f"  for comparison, {name}: {anchor['value']:.4g} ({anchor['images']} images)"
+              for name, anchor in result["anchors"].items()]
+    lines += [f"  left out: {name}: {why}" for name, why in result["left_out"].items()]
+    lines += [f"  note: {question}" for question in result["open_questions"]]
+    return lines + [f"  FORCED, comparable with nobody's: {reason}" for reason in result["forced"]]
+
+
+def _number(entry: dict[str, Any]) -> str:
+    unit = f" {entry['unit']}" if entry.get("unit") else ""
+    if "mean" in entry:
+        return f"{entry['label']}: {entry['mean']:.4g} ± {entry['std']:.3g}{unit}"
+    spread = f" ± {entry['std']:.3g}" if entry.get("std") is not None else ""
+    forced = f" (FORCED: {'; '.join(entry['forced'])})" if entry.get("forced") else ""
+    return f"{entry['label']}: {entry['value']:.4g}{spread}{unit}{forced}"
+
+
+def _words(side: dict[str, Any]) -> str:
+    part = f", split {side['split']}" if "split" in side else ""
+    some = "" if side["images"] == side["of"] else f" of {side['of']}"
+    count = "" if side["images"] is None else f"{side['images']}{some} images of "
+    return f"{count}{side['name']}{part}"
