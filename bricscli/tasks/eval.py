@@ -18,7 +18,7 @@ from bricscli.data.collection import ImageCollection
 from bricscli.data.images import to_float, to_uint8
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.metrics import GROUPS, METRICS
-from bricscli.metrics.features import FeatureExtractor, InceptionFeatures, RandomFeatures
+from bricscli.metrics.features import FeatureExtractor, load_extractor
 from bricscli.metrics.frechet import Statistics, frechet_distance
 from bricscli.metrics.reconstruction import SSIM_WINDOW, Lpips, psnr, ssim
 from bricscli.nn.lpips import LPIPS_WEIGHTS
@@ -64,9 +64,7 @@ def load_measures(names: Sequence[str], device: torch.device | str = "cpu") -> d
 
 def load_features(name: Literal["inception", "random"], device: torch.device | str = "cpu") -> FeatureExtractor:
     """The extractor of a Fréchet distance. Raises MissingWeights: call it before anything long."""
-    if name == "inception":
-        return InceptionFeatures(weights.find_weights("inception"), device)
-    return RandomFeatures().to(device)
+    return load_extractor("inception_clean" if name == "inception" else name, device)
 
 
 def evaluate_reconstruction(
@@ -132,9 +130,9 @@ def evaluate_frechet(
             raise DataError(f"{images.name}: has {count} image; a Fréchet distance needs at least 2.")
         if images.lossy:
             warn(f"{images.name}: holds JPEG files, whose compression changes the distance. Compare PNG files.")
-        if count < features.dimension:
+        if count < (dimension := features.outputs["features"]):
             warn(
-                f"{images.name}: {count} images for {features.dimension} features; the distance comes out too large."
+                f"{images.name}: {count} images for {dimension} features; the distance comes out too large."
                 " Compare it only with distances from as many images."
             )
     target = _statistics(reference, features, batch_size, None)
@@ -146,15 +144,15 @@ def evaluate_frechet(
         }
         for name, images in (anchors or {}).items()
     }
-    name = "fid" if features.name == "inception" else "fd_random"
+    name = {"inception": "fid", "inception_clean": "fid_clean"}.get(features.name, "fd_random")
     return {
         "kind": "frechet",
         "metrics": {name: {"label": METRICS[name].label, "value": distance}},
         "anchors": compared,
         "samples": samples.describe(limit),
         "reference": reference.describe(None),
-        "features": {"name": features.name, "dimension": features.dimension},
-        "versions": _versions("clean-fid") if features.name == "inception" else _versions(),
+        "features": {"name": features.name, "dimension": features.outputs["features"]},
+        "versions": _versions("clean-fid") if features.name == "inception_clean" else _versions(),
     }
 
 
@@ -217,9 +215,9 @@ def _summary(name: str, values: Tensor) -> dict[str, Any]:
 
 
 def _statistics(images: ImageCollection, extract: FeatureExtractor, batch_size: int, limit: int | None) -> Statistics:
-    statistics = Statistics(extract.dimension)
+    statistics = Statistics(extract.outputs["features"])
     for batch in _batches(images, batch_size, limit, f"features of {images.name}"):
-        statistics.update(extract(batch).cpu().numpy())
+        statistics.update(extract(batch)["features"].cpu().numpy())
     return statistics
 
 

@@ -15,7 +15,7 @@ from bricscli.data.collection import ImageCollection, find_images, open_folder, 
 from bricscli.data.images import encode_png
 from bricscli.data.shards import write_shards
 from bricscli.errors import BricsError, DataError, RecipeError
-from bricscli.metrics.features import RandomFeatures
+from bricscli.metrics.features.random import RandomFeatures
 from bricscli.metrics.reconstruction import psnr, ssim
 from bricscli.tasks import eval as task
 from bricscli.weights import MissingWeights

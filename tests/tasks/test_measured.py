@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bricscli.data.collection import ImageCollection
-from bricscli.metrics.features import RandomFeatures
+from bricscli.metrics.features.random import RandomFeatures
 from bricscli.metrics.reconstruction import psnr
 from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import DiffusionRecipe, Recipe
