@@ -29,8 +29,43 @@ METRICS: dict[str, Metric] = {
     "lpips_squeeze": Metric(
         "LPIPS (squeeze)", "reconstruction", "lower", "", "the same, seen by a small network", "squeezenet1_1"
     ),
+    "rfid": Metric(
+        "rFID", "reconstruction", "lower", "", "FID of the reconstructions against their originals",
+        "inception_fidelity",
+    ),
     "fid": Metric(
-        "FID (clean-fid)", "generation", "lower", "", "distance of two sets of images, Inception features", "inception"
+        "FID", "generation", "lower", "", "distance of two sets of images, Inception features (torch-fidelity's)",
+        "inception_fidelity",
+    ),
+    "fid_clean": Metric(
+        "FID (clean)", "generation", "lower", "", "the same with clean-fid's resize; not comparable with FID",
+        "inception",
+    ),
+    "clip_fid": Metric(
+        "CLIP-FID", "generation", "lower", "", "distance of two sets of images, CLIP features", "clip_vit_b_32"
+    ),
+    "fd_dinov2": Metric(
+        "FD-DINOv2", "generation", "lower", "", "distance of two sets of images, DINOv2 features", "dinov2_vitl14"
+    ),
+    "kid": Metric(
+        "KID", "generation", "lower", "", "distance of two sets of images that few images do not bias; 0 is the same",
+        "inception_fidelity",
+    ),
+    "is": Metric(
+        "IS", "generation", "higher", "", "how many kinds of ImageNet object there are, and how clearly; no reference",
+        "inception_fidelity",
+    ),
+    "precision": Metric(
+        "precision", "generation", "higher", "", "share of the samples that lie among real images", "vgg16"
+    ),
+    "recall": Metric("recall", "generation", "higher", "", "share of real images that lie among the samples", "vgg16"),
+    "f1": Metric("F1", "generation", "higher", "", "harmonic mean of precision and recall", "vgg16"),
+    "density": Metric(
+        "density", "generation", "higher", "", "how thickly real images lie around the samples; 1 where they are alike",
+        "vgg16",
+    ),
+    "coverage": Metric(
+        "coverage", "generation", "higher", "", "share of real images with a sample among their neighbours", "vgg16"
     ),
     "fd_random": Metric(
         "FD (random-conv features, not FID)",

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from bricscli.data.toy import draw
 from bricscli.errors import DataError
-from bricscli.metrics.features import InceptionFeatures, RandomFeatures
+from bricscli.metrics.features.inception import CleanInceptionFeatures
+from bricscli.metrics.features.random import RandomFeatures
 from bricscli.metrics.frechet import Statistics, frechet_distance
 
 
@@ -29,8 +30,8 @@ def toys() -> Tensor:
 def distance(extractor: RandomFeatures, a: Tensor, b: Tensor) -> float:
     sides = []
     for images in (a, b):
-        statistics = Statistics(extractor.dimension)
-        statistics.update(extractor(images).numpy())
+        statistics = Statistics(extractor.outputs["features"])
+        statistics.update(extractor(images)["features"].numpy())
         sides.append(statistics)
     return frechet_distance(*sides)
 
@@ -55,31 +56,31 @@ def test_weights_are_fixed_for_good(extractor: RandomFeatures) -> None:
 
 def test_values_are_fixed_for_good(extractor: RandomFeatures) -> None:
     pattern = (torch.arange(3 * 24 * 20).view(1, 3, 24, 20) * 37 % 256).byte()
-    features = extractor(pattern)[0].double()
+    features = extractor(pattern)["features"][0].double()
     assert [float(features.sum()), float(features.std())] == pytest.approx([-81.13273, 0.82533], rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (33, 47), (256, 256)])
 def test_any_resolution(extractor: RandomFeatures, size: tuple[int, int]) -> None:
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-    features = extractor(images)
-    assert features.shape == (2, extractor.dimension)
+    features = extractor(images)["features"]
+    assert features.shape == (2, extractor.outputs["features"])
     assert features.dtype == torch.float32
     assert features.isfinite().all()
 
 
 def test_images_do_not_mix_in_a_batch(extractor: RandomFeatures, toys: Tensor) -> None:
-    together = extractor(toys[:5])
-    alone = torch.cat([extractor(toys[i : i + 1]) for i in range(5)])
+    together = extractor(toys[:5])["features"]
+    alone = torch.cat([extractor(toys[i : i + 1])["features"] for i in range(5)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_constant_images_have_only_colour(extractor: RandomFeatures) -> None:
     flat = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)
-    features = extractor(flat)[0]
+    features = extractor(flat)["features"][0]
     torch.testing.assert_close(features[:12], torch.full((12,), 200 / 127.5 - 1))
     torch.testing.assert_close(
-        features[12:], torch.full((extractor.dimension - 12,), float(np.log(0.1))), rtol=1e-4, atol=1e-4
+        features[12:], torch.full((extractor.outputs["features"] - 12,), float(np.log(0.1))), rtol=1e-4, atol=1e-4
     )
 
 
@@ -134,8 +135,8 @@ def test_inception_sees_what_clean_fid_would_show_it(stand_in: Path) -> None:
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 40, 40), dtype=np.uint8)
-    features = InceptionFeatures(stand_in)(torch.from_numpy(pixels))
-    assert features.shape == (2, InceptionFeatures.dimension)
+    features = CleanInceptionFeatures(stand_in)(torch.from_numpy(pixels))["features"]
+    assert features.shape == (2, 2048)
     for image, feature in zip(pixels, features, strict=True):
         channels = [
             Image.fromarray(channel.astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC)
@@ -157,13 +158,13 @@ def test_inception_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "inception-2015-12-05.pt"
     path.write_bytes(b"not TorchScript")
     with pytest.raises(DataError, match="cannot be loaded"):
-        InceptionFeatures(path)
+        CleanInceptionFeatures(path)
 
 
 def test_clean_fid_does_not_silence_our_warnings(stand_in: Path) -> None:
     import warnings
 
     before = list(warnings.filters)
-    extract = InceptionFeatures(stand_in)
+    extract = CleanInceptionFeatures(stand_in)
     extract(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     assert list(warnings.filters) == before
