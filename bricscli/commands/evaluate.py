@@ -94,8 +94,8 @@ def usage(
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.datasets import trained_data
-    from bricscli.tasks.models import load_autoencoder
     from bricscli.tasks.eval.usage import describe_usage, evaluate_usage, save_usage
+    from bricscli.tasks.models import load_autoencoder
 
     place, directory = choose_device(device), _autoencoder_run(run)
     files.check_writable(out or directory.evals)

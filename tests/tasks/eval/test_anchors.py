@@ -8,9 +8,9 @@ import torch
 
 from bricscli.data.loader import order
 from bricscli.errors import DataError
-from bricscli.tasks.eval.anchors import decode_anchors, shuffle_positions
 from bricscli.tasks.draw import decode_latents
 from bricscli.tasks.encode import CODE, decode_code, open_codes
+from bricscli.tasks.eval.anchors import decode_anchors, shuffle_positions
 from bricscli.tasks.models import load_autoencoder
 
 CPU = torch.device("cpu")

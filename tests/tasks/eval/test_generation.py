@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bricscli.metrics.inception_score import inception_score
+from bricscli.metrics.kernel_distance import kernel_distance
+from bricscli.metrics.neighbourhoods import neighbourhoods
+from bricscli.metrics.protocols import PROTOCOLS, MetricSpec
 from PIL import Image
 
 from bricscli.data.collection import ImageCollection, open_folder
@@ -17,10 +21,6 @@ from bricscli.metrics import METRICS
 from bricscli.metrics.features import EXTRACTORS
 from bricscli.metrics.features.random import RandomFeatures
 from bricscli.metrics.frechet import Gaussian, Statistics, frechet_distance
-from bricscli.metrics.inception_score import inception_score
-from bricscli.metrics.kernel_distance import kernel_distance
-from bricscli.metrics.neighbourhoods import neighbourhoods
-from bricscli.metrics.protocols import PROTOCOLS, MetricSpec
 from bricscli.tasks.eval import generation
 from bricscli.tasks.eval.generation import Plan, choose_plan, evaluate_generation, evaluate_random, load_extractors
 from bricscli.tasks.eval.references import ImageReference, StoredReference

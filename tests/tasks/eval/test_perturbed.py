@@ -12,8 +12,8 @@ from bricscli.errors import MismatchError
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.runtime import generator_for
-from bricscli.tasks.models import LoadedAutoencoder
 from bricscli.tasks.eval.perturbed import perturbed
+from bricscli.tasks.models import LoadedAutoencoder
 
 R_MAX = 8
 

@@ -17,8 +17,8 @@ from bricscli.build import build_autoencoder
 from bricscli.data.collection import ImageCollection
 from bricscli.errors import MismatchError
 from bricscli.recipe.recipes import AutoencoderRecipe
-from bricscli.tasks.models import LoadedAutoencoder
 from bricscli.tasks.eval.usage import describe_usage, evaluate_usage, save_usage
+from bricscli.tasks.models import LoadedAutoencoder
 
 CPU = torch.device("cpu")
 SIZE, RESOLUTIONS, MAX_ENTRIES = 8, (4, 8, 16), 1000
