@@ -1,5 +1,6 @@
 """`brics eval`: what is measured of an autoencoder, and the spectrum of samples."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -148,6 +149,8 @@ def _autoencoder_run(run: Path | None) -> "RunDirectory":
     return directory
 
 
-for name, command in {"reconstruction": reconstruction, "usage": usage, "fid": fid, "all": everything,
-                      "statistics": statistics, "spectrum": spectrum}.items():
+COMMANDS: dict[str, Callable[..., None]] = {
+    "reconstruction": reconstruction, "usage": usage, "fid": fid, "all": everything, "statistics": statistics,
+    "spectrum": spectrum}
+for name, command in COMMANDS.items():
     app.command(name, help=options.manual(command))(command)

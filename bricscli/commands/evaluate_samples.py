@@ -54,16 +54,11 @@ def fid(
     Example: brics eval fid --ref lsun-church
     """
     from bricscli.errors import RecipeError
-    from bricscli.metrics.protocols import PROTOCOLS
-    from bricscli.tasks.eval.generation import RANDOM, Plan, choose_plan
+    from bricscli.tasks.eval.generation import RANDOM, Plan, choose_fid
 
     if features not in (None, "random"):
         raise RecipeError(f"--features: `{features}` is unknown. Use random, or choose a --protocol.")
-    if features:
-        plan = Plan(None, RANDOM, {})
-    else:
-        known = PROTOCOLS[protocol].metrics if protocol in PROTOCOLS else {}
-        plan = choose_plan(protocol, ["fid" if "fid" in known else "fid_clean"])
+    plan = Plan(None, RANDOM, {}) if features else choose_fid(protocol)
     _evaluate(plan, ref, samples, split, limit, out, force, device, anchors=anchors)
 
 

@@ -1,4 +1,4 @@
-"""`brics eval fid` and `all`: samples against a reference, by a protocol that goes into the result with every number."""
+"""`brics eval fid` and `all`: samples against a reference, by a protocol that is written beside every number."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -63,6 +63,12 @@ def choose_plan(protocol: str, names: Iterable[str] | None = None) -> Plan:
     if not chosen:
         raise RecipeError(f"--metrics: names no metric. There are: {', '.join(known)}.")
     return Plan(protocol, {name: known[name] for name in chosen}, {})
+
+
+def choose_fid(protocol: str) -> Plan:
+    """The Fréchet distance that a protocol calls FID. Raises RecipeError for an unknown one."""
+    names = choose_plan(protocol).metrics
+    return choose_plan(protocol, ["fid" if "fid" in names else "fid_clean"])
 
 
 def load_extractors(plan: Plan, device: torch.device, skip_missing: bool = False

@@ -68,6 +68,7 @@ def test_more_than_fits_in_memory_is_refused_before_the_work(collection: Make, q
 
 
 def test_a_network_that_gives_no_numbers(collection: Make, quadrants: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(quadrants), "__call__", lambda self, x: {"features": torch.full((len(x), 4), float("nan"))})
+    nothing = torch.full((4, 4), float("nan"))
+    monkeypatch.setattr(type(quadrants), "__call__", lambda self, images: {"features": nothing})
     with pytest.raises(DataError, match="not finite"):
         collect(collection(4), [Want("quadrants", spread=True)], {"quadrants": quadrants})

@@ -39,8 +39,8 @@ def test_a_prepared_set_is_measured_once(collection: Make, quadrants: Any, tmp_p
     assert [path.name for path in (tmp_path / "statistics").iterdir()] == ["quadrants-train.safetensors"]
 
 
-@pytest.mark.parametrize("change", [
-    {"digest": "another"}, {"preparation": {"resize": "adm"}}, {"name": "renamed"}], ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize("change", [{"digest": "another"}, {"preparation": {"resize": "adm"}}, {"name": "renamed"}],
+                         ids=lambda change: next(iter(change)))
 def test_of_another_set_it_is_measured_again(collection: Make, quadrants: Any, tmp_path: Path, change: Any) -> None:
     prepared(collection, tmp_path).features([SPREAD], {"quadrants": quadrants})
     prepared(collection, tmp_path, **change).features([SPREAD], {"quadrants": quadrants})
@@ -121,7 +121,7 @@ def test_what_is_no_statistics_file(collection: Make, quadrants: Any, tmp_path: 
     record, tensors = read_statistics(path)[0], load_file(path)
     spoil(tensors, record)
     save_file(tensors, path, {"brics": json.dumps(record)})
-    with pytest.raises(DataError, match="x.safetensors: not a statistics file"):
+    with pytest.raises(DataError, match=r"x\.safetensors: not a statistics file"):
         open_reference(path, None, tmp_path, assumed="random")
 
 
