@@ -20,7 +20,7 @@ ALLOWED = {
     "app": {"commands", "errors", "run", "__version__"},
     "commands": {"tasks", "recipe", "run", "paper", "data", "runtime", "files", "errors"},
     "tasks": {"build", "recipe", "run", "training", "metrics", "report", "paper", "data", "runtime", "weights", "nn",
-              "diffusion", "losses", "files", "errors"},
+              "diffusion", "losses", "download", "files", "errors"},
     "training": {"build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
     "build": {"recipe", "nn", "diffusion", "losses"},
     "report": {"metrics", "data", "files", "errors"},
@@ -29,8 +29,9 @@ ALLOWED = {
     "losses": {"nn", "weights", "errors"},
     "diffusion": {"nn"},
     "run": {"recipe", "files", "errors", "__version__"},
-    "data": {"files", "errors"},
+    "data": {"weights", "download", "files", "errors"},
     "weights": {"files", "errors"},
+    "download": {"files", "errors"},
     "recipe": {"errors"},
     "runtime": {"errors"},
     "files": {"errors"},
@@ -43,8 +44,8 @@ HEAVY = {"torch", "torchvision", "lpips", "cleanfid", "webdataset", "matplotlib"
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
              "yaml.full_load", "torch.hub.load", "torch.package.PackageImporter"}
 #: These may not import torch or anything that does, other than inside a function.
-LIGHT = ["__init__", "__main__", "app", "errors", "files", "weights", "commands", "recipe", "run", "data", "report",
-         "paper"]
+LIGHT = ["__init__", "__main__", "app", "errors", "files", "weights", "download", "commands", "recipe", "run", "data",
+         "report", "paper"]
 
 
 def part_of(path: Path) -> str:
