@@ -13,8 +13,8 @@ class MetricSpec:
     """One metric of a protocol.
 
     `extractor`: a key of `features.EXTRACTORS`, `output` one of its outputs. `settings`: arguments of the metric's own
-    function, ready for JSON. `limit`: at most so many images of either side are used, the first ones; None: all.
-    `reference_limit`: the same of the reference, where it differs.
+    function, ready for JSON. `limit`: at most so many images of either side are used, chosen at random once and for
+    all; None: all. `reference_limit`: the same of the reference, where it differs.
     """
 
     extractor: str
@@ -48,7 +48,15 @@ _CLIP_FID = MetricSpec("clip")
 _IS = MetricSpec(
     "inception", "logits", {"splits": 10, "shuffle": True, "seed": 2020}, needs_reference=False
 )
+_KID = {"subsets": 100, "size": 1000, "seed": 2020}
 _VGG_NEIGHBOURS = MetricSpec("vgg16", settings={"k": 3}, limit=10_000)
+
+#: What no protocol here has, and any may be asked for by name: torch-fidelity's KID, density and coverage as prdc.
+MORE: dict[str, MetricSpec] = {
+    "kid": MetricSpec("inception", settings=_KID, limit=50_000),
+    "density": MetricSpec("vgg16", settings={"k": 5}, limit=10_000),
+    "coverage": MetricSpec("vgg16", settings={"k": 5}, limit=10_000),
+}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -72,7 +80,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 "IS as torch-fidelity has it, which the paper names for FID alone.",
                 "CLIP in float32; clean-fid computes it in float16 on a card.",
                 "Precision and recall on 10,000 x 10,000 images: that program's default; the paper prints no number.",
-                "That program takes the first files in the order of the folder, this one the first in its own.",
+                "That program takes the first files in the order of the folder, this one a fixed random choice.",
                 "The paper's row of LDM is copied from LDM, whose precision and recall are another program's.",
             ),
         ),
@@ -98,7 +106,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "adm",
             "ADM, Tables 4 and 5",
             samples=50_000,
-            reference="the entire training set for FID, its first 10,000 images for precision and recall",
+            reference="the entire training set for FID, 10,000 of its images for precision and recall",
             source="arXiv:2105.05233v4; openai/guided-diffusion, evaluations/evaluator.py",
             metrics={
                 "fid": _FID,
@@ -108,7 +116,7 @@ PROTOCOLS: dict[str, Protocol] = {
             },
             differs=(
                 "sFID is not offered.",
-                "The published reference batches are its own choice of images; here they are the first ones.",
+                "The published reference batches are its own choice of images; here it is a fixed random choice.",
                 "IS: 10 splits, which are its splits of 5,000 where there are 50,000 images.",
                 "That program takes less or equal for inside, and distances in float16 unless they overflow.",
                 "The network is torch-fidelity's conversion of the same TensorFlow graph.",
@@ -122,11 +130,11 @@ PROTOCOLS: dict[str, Protocol] = {
             source="arXiv:2104.11222v3 and arXiv:2203.06026v3; clean-fid 0.1.35, mode clean",
             metrics={
                 "fid_clean": _FID_CLEAN,
-                "kid": MetricSpec("inception_clean", settings={"subsets": 100, "size": 1000, "seed": 2020}),
+                "kid": MetricSpec("inception_clean", settings=_KID, limit=50_000),
                 "clip_fid": _CLIP_FID,
             },
             differs=(
-                "KID's subsets are drawn with a fixed seed; clean-fid draws others at every call.",
+                "KID's subsets are drawn with a fixed seed, from at most 50,000 images of either side; clean-fid draws others at every call.",
                 "CLIP in float32; clean-fid computes it in float16 on a card.",
                 "Compared with images here; clean-fid's own table uses statistics that it has precomputed.",
             ),

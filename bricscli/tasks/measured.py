@@ -63,7 +63,7 @@ def _numbers(result: dict[str, Any], run: RunDirectory) -> dict[str, Found]:
     if notes is None:
         return {}
     return {name: Found(float(entry["mean" if "mean" in entry else "value"]),
-                        float(entry["std"]) if "std" in entry else None, notes)
+                        None if entry.get("std") is None else float(entry["std"]), notes)
             for name, entry in result["metrics"].items()}
 
 

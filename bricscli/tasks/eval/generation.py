@@ -14,8 +14,8 @@ from bricscli.metrics.features import EXTRACTORS, FeatureExtractor, load_extract
 from bricscli.metrics.frechet import frechet_distance
 from bricscli.metrics.inception_score import inception_score
 from bricscli.metrics.kernel_distance import kernel_distance
-from bricscli.metrics.neighbourhoods import Neighbourhoods, neighbourhoods
-from bricscli.metrics.protocols import PROTOCOLS, MetricSpec
+from bricscli.metrics.neighbourhoods import Neighbourhoods, f1
+from bricscli.metrics.protocols import MORE, PROTOCOLS, MetricSpec
 from bricscli.run.log import warn
 from bricscli.tasks.eval.collecting import Features, Want, collect
 from bricscli.tasks.eval.comparable import check_comparable, open_questions, reasons_against
@@ -46,12 +46,16 @@ class Plan:
 
 
 def choose_plan(protocol: str, names: Iterable[str] | None = None) -> Plan:
-    """The metrics `names` of a protocol; None: all of them. Raises RecipeError for a name that it does not have."""
+    """The metrics `names` of a protocol, or of those that any may be asked for; None: all of the protocol's own.
+
+    Raises RecipeError for a name that it does not have.
+    """
     if protocol not in PROTOCOLS:
         raise RecipeError(f"--protocol: `{protocol}` is unknown. There are: {', '.join(PROTOCOLS)}.")
-    known = PROTOCOLS[protocol].metrics
+    own = PROTOCOLS[protocol].metrics
     if names is None:
-        return Plan(protocol, dict(known), {})
+        return Plan(protocol, dict(own), {})
+    known = MORE | own
     chosen = [name.strip() for name in names]
     for name in chosen:
         if name not in known:
@@ -113,9 +117,8 @@ def evaluate_generation(
     plan = _without_what_lacks(plan, reference)
     published = plan.protocol is not None
     forced = check_comparable(reasons_against(about, reference.about), force) if published else _warn(about, reference)
-    wants = {name: _want(name, spec) for name, spec in plan.metrics.items()}
-    ours = collect(samples, wants.values(), extractors, limit)
-    theirs = reference.features([want for name, want in wants.items() if name != "is"], extractors)
+    ours = collect(samples, [_want(name, spec, spec.limit) for name, spec in plan.metrics.items()], extractors, limit)
+    theirs = reference.features(_reference_wants(plan).values(), extractors)
     measured = _measure(plan, ours, theirs)
     wanted = PROTOCOLS[plan.protocol].samples if plan.protocol else None
     return {
@@ -125,6 +128,7 @@ def evaluate_generation(
         "forced": forced,
         "left_out": plan.left_out,
         "open_questions": open_questions(about, reference.about, wanted) if published else [],
+        "differs": list(PROTOCOLS[plan.protocol].differs) if plan.protocol else [],
         "anchors": _compare_anchors(anchors or {}, plan, theirs, extractors),
         "samples": about,
         "reference": reference.about,
@@ -148,8 +152,7 @@ def _check_sizes(samples: Mapping[str, Any], reference: Mapping[str, Any]) -> No
 
 def _without_what_lacks(plan: Plan, reference: Reference) -> Plan:
     """Without what finished statistics cannot tell. Raises MismatchError where nothing is left."""
-    lacking = {name: why for name, spec in plan.metrics.items()
-               if name != "is" and (why := reference.lacks(_want(name, spec), spec.extractor))}
+    lacking = {name: why for name, want in _reference_wants(plan).items() if (why := reference.lacks(want))}
     kept = {name: spec for name, spec in plan.metrics.items() if name not in lacking}
     if not kept:
         name, why = next(iter(lacking.items()))
@@ -170,38 +173,60 @@ def _warn(samples: Mapping[str, Any], reference: Reference) -> list[str]:
     return []
 
 
-def _want(name: str, spec: MetricSpec) -> Want:
+def _want(name: str, spec: MetricSpec, limit: int | None) -> Want:
     if name in _FRECHET:
         return Want(spec.extractor, spec.output, spread=True)
-    return Want(spec.extractor, spec.output, rows=spec.limit)
+    return Want(spec.extractor, spec.output, rows=limit)
+
+
+def _reference_wants(plan: Plan) -> dict[str, Want]:
+    """Metric -> what it wants of the reference, of those that need one."""
+    return {name: _want(name, spec, _reference_limit(spec)) for name, spec in plan.metrics.items()
+            if spec.needs_reference}
+
+
+def _reference_limit(spec: MetricSpec) -> int | None:
+    return spec.limit if spec.reference_limit is None else spec.reference_limit
 
 
 def _measure(plan: Plan, ours: Features, theirs: Features) -> dict[str, Any]:
     """Metric -> entry of the result, in the plan's order."""
-    shared: dict[tuple[str, int | None, int], Neighbourhoods] = {}
+    neighbourhoods = _neighbourhoods(plan, ours, theirs)
     entries = {}
     for name, spec in plan.metrics.items():
-        value, std = _value(name, spec, ours, theirs, shared)
+        value, std = (neighbourhoods[name], None) if name in neighbourhoods else _value(name, spec, ours, theirs)
         entries[name] = {"label": METRICS[name].label, "value": value, "std": std, "unit": METRICS[name].unit,
                          "extractor": spec.extractor, "settings": dict(spec.settings)}
     return entries
 
 
-def _value(name: str, spec: MetricSpec, ours: Features, theirs: Features,
-           shared: dict[tuple[str, int | None, int], Neighbourhoods]) -> tuple[float, float | None]:
+def _value(name: str, spec: MetricSpec, ours: Features, theirs: Features) -> tuple[float, float | None]:
+    """A metric's value, and its spread over splits or subsets."""
     if name in _FRECHET:
         return frechet_distance(*(side.spread(spec.extractor, spec.output) for side in (ours, theirs))), None
-    rows = ours.rows(spec.extractor, spec.output, spec.limit)
+    rows = ours.rows(spec.extractor, spec.output, spec.limit).numpy()
     if name == "is":
         return inception_score(rows, **spec.settings)
-    others = theirs.rows(spec.extractor, spec.output, spec.limit)
-    if name == "kid":
-        return kernel_distance(rows, others, **spec.settings)
-    assert name in _NEIGHBOURHOODS, name
-    key = spec.extractor, spec.limit, int(spec.settings["k"])
-    if key not in shared:
-        shared[key] = neighbourhoods(rows, others, k=key[2])
-    return float(getattr(shared[key], name)), None
+    assert name == "kid", name
+    others = theirs.rows(spec.extractor, spec.output, _reference_limit(spec)).numpy()
+    return kernel_distance(rows, others, **spec.settings)
+
+
+def _neighbourhoods(plan: Plan, ours: Features, theirs: Features) -> dict[str, float]:
+    """Precision, recall, F1, density and coverage, as far as they are asked for: one pass for all of the same rows."""
+    groups: dict[tuple[str, str, int | None, int | None], list[str]] = {}
+    for name in _NEIGHBOURHOODS:
+        if spec := plan.metrics.get(name):
+            groups.setdefault((spec.extractor, spec.output, spec.limit, _reference_limit(spec)), []).append(name)
+    values: dict[str, float] = {}
+    for (extractor, output, limit, reference_limit), names in groups.items():
+        k = {name: int(plan.metrics[name].settings["k"]) for name in names}
+        found = Neighbourhoods(ours.rows(extractor, output, limit), theirs.rows(extractor, output, reference_limit),
+                               sorted(set(k.values())))
+        for name in names:
+            values[name] = (f1(found.precision(k[name]), found.recall(k[name])) if name == "f1" else
+                            getattr(found, name)(k[name]))
+    return values
 
 
 def _compare_anchors(anchors: Mapping[str, ImageCollection], plan: Plan, theirs: Features,
@@ -210,7 +235,7 @@ def _compare_anchors(anchors: Mapping[str, ImageCollection], plan: Plan, theirs:
     name = next((name for name in plan.metrics if name in _FRECHET), None)
     if name is None:
         return {}
-    want = _want(name, plan.metrics[name])
+    want = _want(name, plan.metrics[name], None)
     target, compared = theirs.spread(want.extractor, want.output), {}
     for anchor, images in anchors.items():
         found = collect(images, [want], extractors).spread(want.extractor, want.output)

@@ -38,7 +38,7 @@ class Reference(Protocol):
         """Raises DataError where it cannot give them."""
         ...
 
-    def lacks(self, want: Want, extractor: str) -> str | None:
+    def lacks(self, want: Want) -> str | None:
         """Why it cannot give what is wanted; None where it can."""
         ...
 
@@ -51,7 +51,7 @@ class ImageReference:
         self.about = images.describe(limit)
         self._folder = images.folder / _KEPT if images.folder and limit is None else None
 
-    def lacks(self, want: Want, extractor: str) -> str | None:
+    def lacks(self, want: Want) -> str | None:
         return None
 
     def features(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor]) -> Features:
@@ -101,7 +101,7 @@ class StoredReference:
     def __init__(self, statistics: Spread, extractor: str, digest: str | None, about: dict[str, Any]) -> None:
         self._statistics, self._extractor, self._digest, self.about = statistics, extractor, digest, about
 
-    def lacks(self, want: Want, extractor: str) -> str | None:
+    def lacks(self, want: Want) -> str | None:
         if want.rows != 0:
             return "needs the reference's images, and there are only statistics"
         if want.extractor != self._extractor:
@@ -158,9 +158,8 @@ def save_statistics(where: str, split: str | None, data_root: Path, features: st
 def _open_file(where: str, assumed: str) -> StoredReference:
     if is_published(where):
         published = published_statistics(where)
-        mean, covariance = load_statistics_npz(published.find())
-        about = _about(where, published.count, published.resolution, files.sha256_file(published.find()))
-        return StoredReference(Gaussian(mean, covariance), published.extractor, None, about)
+        about = _about(where, published.images, published.resolution, files.sha256_file(published.path()))
+        return StoredReference(Gaussian(*published.load()), published.extractor, None, about)
     path = Path(where)
     if path.suffix.lower() == ".npz":
         mean, covariance = load_statistics_npz(path)

@@ -142,9 +142,9 @@ def test_files_of_others_say_little(tmp_path: Path, quadrants: Any) -> None:
 
 def test_statistics_are_good_for_their_own_features_only(quadrants: Any) -> None:
     reference = StoredReference(Gaussian(np.zeros(4), np.eye(4)), "quadrants", "d" * 64, {"name": "x"})
-    assert reference.lacks(SPREAD, "quadrants") is None
-    assert "not of `clip`" in str(reference.lacks(Want("clip", spread=True), "clip"))
-    assert "needs the reference's images" in str(reference.lacks(Want("quadrants", rows=None), "quadrants"))
+    assert reference.lacks(SPREAD) is None
+    assert "not of `clip`" in str(reference.lacks(Want("clip", spread=True)))
+    assert "needs the reference's images" in str(reference.lacks(Want("quadrants", rows=None)))
     other = StoredReference(Gaussian(np.zeros(4), np.eye(4)), "quadrants", "e" * 64, {"name": "x"})
     for wrong, words in ((StoredReference(Gaussian(np.zeros(5), np.eye(5)), "quadrants", None, {"name": "x"}),
                           "has 5 features, `quadrants` gives 4"), (other, "computed with other weights")):
