@@ -116,8 +116,7 @@ def unfinished(out: Path) -> Iterator[Unfinished]:
     finished parts stay; where the data are at fault they do not. What other settings left stays until `out` is there:
     a command may be mistyped. Raises BricsError where another process is at work on `out`.
     """
-    place = Path(os.path.abspath(out))
-    folder = place.parent / f"{_PREFIX}{place.name}"
+    folder = _folder(out)
     missing = [above for above in folder.parents if not above.exists()]
     files.sweep(folder.parent, folder.name)
     descriptor = _lock(out, folder)
@@ -140,10 +139,16 @@ def unfinished(out: Path) -> Iterator[Unfinished]:
 
 def remove_unfinished(out: Path) -> None:
     """Removes what a process left that was killed just after it had finished `out`."""
-    place = Path(os.path.abspath(out))
-    if (place.parent / f"{_PREFIX}{place.name}").is_dir():
+    folder = _folder(out)
+    files.sweep(folder.parent, folder.name)
+    if folder.is_dir():
         with suppress(BricsError, OSError), unfinished(out):  # another process may be doing the same
             pass
+
+
+def _folder(out: Path) -> Path:
+    place = Path(os.path.abspath(out))
+    return place.parent / f"{_PREFIX}{place.name}"
 
 
 def _lock(out: Path, folder: Path) -> int:
