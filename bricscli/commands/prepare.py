@@ -1,5 +1,6 @@
 """`brics prepare`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,12 +9,11 @@ import typer
 from bricscli.commands.options import DATA_ROOT
 
 if TYPE_CHECKING:
-    from bricscli.data.sources import Source
     from bricscli.tasks.prepare import Prepared
 
 #: option -> the word that `open_source` knows it by
-SOURCE_OPTIONS = {"--classes": "classes", "--split": "split", "--frames-per-video": "frames_per_video",
-                  "--any-count": "any_count"}
+SOURCE_OPTIONS = {"--classes": "classes", "--split": "ffhq_split", "--frames-per-video": "frames_per_video",
+                  "--any-count": "any_count", "--seed": "seed"}
 
 
 def prepare(
@@ -36,7 +36,8 @@ def prepare(
     frames_per_video: Annotated[int | None, typer.Option(metavar="N", help="Of each video (webvid).")] = None,
     any_count: Annotated[bool, typer.Option("--any-count", help="Take a collection that lacks images.")] = False,
     count: Annotated[int | None, typer.Option(metavar="IMAGES", help="How many to draw (toy) (default: 4096).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Which images are drawn (toy) (default: 0).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which are drawn (toy), or which frames (videos) "
+                                                 "(default: 0).")] = None,
     val_fraction: Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the images for validation "
                                                        "(default: 0.05), unless SOURCE fixes it.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes (default: one per core); the result does "
@@ -49,45 +50,44 @@ def prepare(
 
     Example: brics prepare folder --from ~/Pictures/cats --resolution 64
     """
-    from bricscli.data.sources import SOURCES
-    from bricscli.errors import RecipeError
+    from bricscli.data.sources import SOURCES, find_source
     from bricscli.run.log import track
     from bricscli.tasks.prepare import prepare_source, prepare_toy
 
-    if source not in SOURCES:
-        known = ", ".join(f"{name} ({entry.description})" for name, entry in SOURCES.items())
-        raise RecipeError(f"SOURCE: `{source}` is unknown. There are: {known}.")
-    entry = SOURCES[source]
+    word = find_source(source)
+    entry = SOURCES[word]
     chosen = {"--classes": classes or None, "--split": split, "--frames-per-video": frames_per_video,
-              "--any-count": any_count or None}
-    _refuse_others(source, entry, chosen, {"--count": count, "--seed": seed},
-                   {"--from": place, "--resize": resize})
+              "--any-count": any_count or None, "--seed": seed, "--count": count, "--from": place, "--resize": resize}
+    chosen = {option: value for option, value in chosen.items() if value is not None}
+    _refuse(word, chosen)
     common: dict[str, Any] = {"format": format, "val_fraction": val_fraction, "workers": workers, "progress": track}
-    if source == "toy":
-        result = prepare_toy(out or DATA_ROOT / "toy", seed=0 if seed is None else seed,
+    if not entry.needs_path:
+        result = prepare_toy(out or DATA_ROOT / word, seed=seed or 0,
                              resolution=entry.resolution or 0 if resolution is None else resolution,
                              count=entry.count or 0 if count is None else count, **common)
     else:
-        options = {SOURCE_OPTIONS[name]: value for name, value in chosen.items() if value is not None}
-        result = prepare_source(source, place, out=out, resolution=resolution, resize=resize, options=options, **common)
+        options = {SOURCE_OPTIONS[option]: value for option, value in chosen.items() if option in SOURCE_OPTIONS}
+        result = prepare_source(word, place, out=out, resolution=resolution, resize=resize, options=options, **common)
     _tell(result)
 
 
-def _refuse_others(source: str, entry: "Source", of_sources: dict[str, Any], of_toy: dict[str, Any],
-                   not_of_toy: dict[str, Any]) -> None:
-    """Raises RecipeError for options that mean nothing to this source."""
+def _refuse(word: str, chosen: Mapping[str, Any]) -> None:
+    """Raises RecipeError for options that mean nothing to the source."""
     from bricscli.data.sources import SOURCES
     from bricscli.errors import RecipeError
 
+    def takes(word: str, option: str) -> bool:
+        source = SOURCES[word]
+        if not source.needs_path:  # toy
+            return option in ("--count", "--seed")
+        return SOURCE_OPTIONS[option] in source.options if option in SOURCE_OPTIONS else option != "--count"
+
     problems = []
-    for option, value in of_sources.items():
-        if value is not None and SOURCE_OPTIONS[option] not in entry.options:
-            fitting = [f"`{name}`" for name, other in SOURCES.items() if SOURCE_OPTIONS[option] in other.options]
-            problems.append(f"{option}: goes with {', '.join(fitting) or 'no source'}, not with `{source}`. Leave it "
-                            "out.")
-    wrong, advice = (not_of_toy, "is drawn at its size") if source == "toy" else (of_toy, "takes what it finds")
-    problems += [f"{option}: goes with {'the others' if source == 'toy' else '`toy`'}; `{source}` {advice}. Leave it "
-                 "out." for option, value in wrong.items() if value is not None]
+    for option in chosen:
+        if not takes(word, option):
+            fitting = [other for other in SOURCES if takes(other, option)]
+            few = ", ".join(f"`{other}`" for other in fitting[:5]) + (" and others" if fitting[5:] else "")
+            problems.append(f"{option}: goes with {few or 'no source'}, not with `{word}`. Leave it out.")
     if problems:
         raise RecipeError(*problems)
 

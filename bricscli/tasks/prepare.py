@@ -21,7 +21,7 @@ from bricscli.data.convert import FORMATS, ORIGINAL, Conversion
 from bricscli.data.images import ImageError, image_extension
 from bricscli.data.resize import DEFAULT, RESIZES
 from bricscli.data.shards import MANIFEST, ShardSet
-from bricscli.data.sources import SOURCES, open_source
+from bricscli.data.sources import SOURCES, default_place, find_source, how_to_get, open_source
 from bricscli.data.sources.drawn import list_toy
 from bricscli.data.sources.listing import Listing
 from bricscli.data.unfinished import Rejected, remove_unfinished, unfinished
@@ -143,21 +143,21 @@ def prepare_source(
         RecipeError: something must be said that was not, or an option is out of range.
         DataError: the collection is not there; says how to get it. And what `prepare` raises.
     """
-    entry = SOURCES[source]
+    word = find_source(source)
     if format == ORIGINAL and resize is not None:
         raise RecipeError("--resize: does not go with --format original, which keeps the files as they are.")
-    if path is None and entry.how_to_get is None:
-        raise RecipeError(f"--from: is missing. Write `brics prepare {source} --from PATH --resolution PIXELS`.")
-    if resolution is None and (resolution := entry.resolution) is None:
+    place = default_place(word)
+    found = path or place
+    if found is None:
+        raise RecipeError(how_to_get(word))
+    if resolution is None and (resolution := SOURCES[word].resolution) is None:
         raise RecipeError("--resolution: is missing. Choose the size of the prepared images in pixels, such as 64.")
     _check_options(resolution, resize, format, others.get("val_fraction"), others.get("workers"))
-    found = path or entry.place
-    if path is None and (found is None or not found.exists()):
-        raise DataError(f"{source}: is not at {found}. {entry.how_to_get}")
-    assert found is not None
+    if path is None and not found.exists():
+        raise DataError(how_to_get(word))
     if out is None:
-        out = DATA_ROOT / (source if entry.how_to_get else name_of(found))
-    listing = open_source(source, found, **(options or {}))
+        out = DATA_ROOT / (name_of(found) if place is None else word)
+    listing = open_source(word, found, **(options or {}))
     return prepare(out, listing, resolution=resolution, resize=resize or DEFAULT, format=format, where=found, **others)
 
 

@@ -40,6 +40,19 @@ class Part(NamedTuple):
     places: Sequence[int]
 
 
+class _Chosen(Sequence[Item]):
+    """The items at some places; none of them is made before it is asked for."""
+
+    def __init__(self, items: Sequence[Item], places: Sequence[int]) -> None:
+        self.items, self.places = items, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.items[self.places[i]]
+
+
 @dataclass(frozen=True)
 class Job:
     """What is to be made of what."""
@@ -73,7 +86,7 @@ def make(job: Job, work: Unfinished) -> int:
         rejected |= dict(record.rejected)
     _check_space(job, work, places)
     try:
-        converted = map_in_order(job.conversion, [listing.items[place] for place in places], job.workers)
+        converted = map_in_order(job.conversion, _Chosen(listing.items, places), job.workers)
         with closing(converted):
             results = iter(job.show(converted, known + len(places), "preparing", "images", done=known))
             for part in rest:
@@ -112,8 +125,7 @@ def digest_source(listing: Listing, digests: Sequence[bytes]) -> str:
     """SHA-256 over all that a source tells of its items: the same source, the same digest."""
     total = hashlib.sha256()
     for item, content in zip(listing.items, digests, strict=True):
-        facts = getattr(item, "facts", None)
-        line = [content.hex(), item.name, item.split, item.label, None if facts is None else dict(facts)]
+        line = [content.hex(), item.name, item.split, item.label, dict(item.facts)]
         total.update((json.dumps(line) + "\n").encode())
     return total.hexdigest()
 
@@ -165,8 +177,8 @@ def _describe(item: Item, content: bytes, labels: dict[str, int]) -> dict[str, b
         assert item.label is not None
         origin |= {"label": labels[item.label], "class": item.label}
         contents[LABEL] = encode_label(origin["label"])
-    if (facts := getattr(item, "facts", None)) is not None:
-        origin["facts"] = dict(facts)
+    if item.facts:
+        origin["facts"] = dict(item.facts)
     contents["json"] = json.dumps(origin, ensure_ascii=False, allow_nan=False).encode()
     return contents
 

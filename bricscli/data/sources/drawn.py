@@ -1,7 +1,9 @@
 """The churches of `bricscli.data.toy` as items: named by their seed and number, drawn when they are loaded."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -19,6 +21,7 @@ class DrawnItem:
     resolution: int
     split: None = None
     label: None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

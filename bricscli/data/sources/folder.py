@@ -1,69 +1,53 @@
-"""A folder of image files, and of folders of them: found in one order, nothing from outside."""
+"""Images in a folder and its sub-folders."""
 
-import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-
-from bricscli import files
-from bricscli.data.images import ImageError, load_image, raster_extensions
-from bricscli.data.sources.listing import Listing
+from bricscli.data.images import raster_extensions
+from bricscli.data.sources.listing import Listing, ReadsBytes, labels_by_folder, read_whole, show_ignored
 from bricscli.errors import DataError
-
-#: A larger file is no photograph.
-MAX_FILE_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
-class FileItem:
-    """An image file; `name` is its path below the folder."""
+class FileItem(ReadsBytes):
+    """An image file; see `listing.Item`."""
 
-    path: Path
+    path: str
     name: str
     split: str | None = None
     label: str | None = None
-
-    def digest(self) -> str:
-        return hashlib.sha256(self.read()).hexdigest()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self) -> bytes:
-        try:
-            if self.path.stat().st_size > MAX_FILE_BYTES:
-                raise ImageError(f"a file of more than {files.show_bytes(MAX_FILE_BYTES)}")
-            return self.path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"cannot be read: {error.strerror}") from None
-
-    def load(self) -> Image.Image:
-        return load_image(self.read())
+        return read_whole(self.path)
 
 
 @dataclass(frozen=True)
-class Found:
-    """The image files below a folder, sorted by their relative names; `ignored` other files are there too."""
+class Files:
+    """The files below a folder that have some endings, sorted by their relative names; `ignored` others are there."""
 
     paths: list[Path]
     names: list[str]
     ignored: int
 
 
-def list_folder(folder: Path, classes: bool = False) -> Listing:
-    """Every image below `folder`; with `classes` the folders directly under it, sorted, name the classes.
+def open_folder(path: Path, *, classes: bool = False) -> Listing:
+    """Every image below a folder; with `classes` the folders directly under it name the classes.
 
     Raises:
-        DataError: there are no images, or the folders make no classes.
+        DataError: as `list_images`, or the folders make no classes.
     """
-    found = list_images(folder)
-    names = _class_names(folder, found.names) if classes else None
-    items = [FileItem(path, name, label=name.split("/")[0] if classes else None)
-             for path, name in zip(found.paths, found.names, strict=True)]
+    found = list_images(path)
+    labels, names = labels_by_folder(path, found.names) if classes else ([None] * len(found.names), None)
+    items = [FileItem(str(file), name, label=label)
+             for file, name, label in zip(found.paths, found.names, labels, strict=True)]
     return Listing(items, found.ignored, {"name": "folder"}, names)
 
 
-def list_images(folder: Path) -> Found:
+def list_images(folder: Path) -> Files:
     """The files in `folder` and its sub-folders whose names end like an image's.
 
     Hidden files and folders are passed over. Links are followed to files below `folder` only.
@@ -71,6 +55,15 @@ def list_images(folder: Path) -> Found:
     Raises:
         DataError: `folder` is missing, is no folder, cannot be read, or holds no such file.
     """
+    found = list_files(folder, raster_extensions())
+    if not found.paths:
+        raise DataError(f"{folder}: holds no images{show_ignored(found.ignored)}. Give a folder with .jpg, .png or "
+                        "other image files in it.")
+    return found
+
+
+def list_files(folder: Path, endings: Collection[str]) -> Files:
+    """As `list_images`, of files with other endings; there may be none."""
     if not folder.is_dir():
         state = "is a file, not a folder" if folder.exists() else "there is no such folder"
         raise DataError(f"{folder}: {state}. Give the folder that holds the images.")
@@ -84,16 +77,13 @@ def list_images(folder: Path) -> Found:
             path = here / name
             if name.startswith("."):
                 continue
-            if path.suffix.lower() in raster_extensions() and _belongs(path, root):
+            if path.suffix.lower() in endings and _belongs(path, root):
                 found.append((os.fsencode(path.relative_to(root).as_posix()), path))
             else:
                 ignored += 1
-    if not found:
-        others = f", only {ignored} other file{'s' if ignored > 1 else ''}" if ignored else ""
-        raise DataError(f"{folder}: holds no images{others}. Give a folder with .jpg, .png or other image files in it.")
     found.sort()
     # A name need not be UTF-8; what is written of it must be.
-    return Found([path for _, path in found], [name.decode(errors="backslashreplace") for name, _ in found], ignored)
+    return Files([path for _, path in found], [name.decode(errors="backslashreplace") for name, _ in found], ignored)
 
 
 def _belongs(path: Path, root: Path) -> bool:
@@ -102,16 +92,3 @@ def _belongs(path: Path, root: Path) -> bool:
 
 def _unreadable(error: OSError) -> None:
     raise DataError(f"{error.filename}: cannot be read ({error.strerror}). Give yourself access, or move it elsewhere.")
-
-
-def _class_names(folder: Path, files_below: Sequence[str]) -> list[str]:
-    """The folders directly under `folder`, sorted. Raises DataError where an image lies in none, or all in one."""
-    outside = next((name for name in files_below if "/" not in name), None)
-    if outside is not None:
-        raise DataError(f"{folder}: {outside} lies in none of the folders that name the classes. Move it into one, or "
-                        "leave out --classes.")
-    names = sorted({name.split("/")[0] for name in files_below})
-    if len(names) < 2:
-        raise DataError(f"{folder}: all images lie in one folder, {names[0]}, and a single class tells nothing. Add "
-                        "another folder beside it, or leave out --classes.")
-    return names
