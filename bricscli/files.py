@@ -116,6 +116,26 @@ def remove_directory(path: Path) -> None:
         fsync_folder(temporary.parent)
 
 
+def rename_directory(folder: Path, path: Path) -> None:
+    """Gives a finished folder of the same disk, and all that is in it, its name, in one step.
+
+    Raises DataError where `path` exists (an empty folder may), BricsError where the disk is full or refuses.
+    """
+    with _disk_errors(path, _FULL | _REFUSED):
+        _fsync_tree(folder)
+        _refuse_existing(path)
+        os.rename(folder, path)
+        fsync_folder(Path(os.path.abspath(path)).parent)
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raises BricsError where the disk of `path`, which need not exist, has fewer than `needed` bytes left."""
+    free = shutil.disk_usage(_nearest(path)).free
+    if free < needed:
+        raise BricsError(f"{path}: about {show_bytes(needed)} are needed there, {show_bytes(free)} are free. Make room "
+                         "there, or choose another --out.")
+
+
 def check_writable(folder: Path) -> None:
     """Raises DataError unless files can be made in `folder`, or in the nearest folder above it that exists.
 

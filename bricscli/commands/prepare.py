@@ -1,75 +1,111 @@
 """`brics prepare`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bricscli.commands.options import DATA_ROOT
 
+if TYPE_CHECKING:
+    from bricscli.tasks.prepare import Prepared
+
+#: option -> the word that `open_source` knows it by
+SOURCE_OPTIONS = {"--classes": "classes", "--split": "ffhq_split", "--frames-per-video": "frames_per_video",
+                  "--any-count": "any_count", "--seed": "seed"}
+
 
 def prepare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="toy (churches drawn by the program) or folder (your "
-                                                                 "own images, see --from).")],
-    folder: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="The folder with your images; its "
-                                                "sub-folders are searched too.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DATA", help="Where the data set goes (default: data/toy, or "
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="toy (churches drawn by the program), folder (your "
+                                          "own images), or a collection; an unknown word lists them.")],
+    place: Annotated[Path | None, typer.Option("--from", metavar="PATH", help="What you have: a folder with its "
+                                               "sub-folders, or an archive. Not for toy.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DATA", help="Where the data set goes (default: data/SOURCE, or "
                                                                   "data/NAME-OF-THE-FOLDER).")] = None,
-    resolution: Annotated[int | None, typer.Option(metavar="PIXELS", help="Width and height of the prepared images, 8 "
-                                                   "to 1024 (default for toy: 32).")] = None,
-    count: Annotated[int | None, typer.Option(metavar="IMAGES", help="How many images to draw (toy) "
-                                                                     "(default: 4096).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Which images are drawn (toy) (default: 0).")] = None,
-    classes: Annotated[bool, typer.Option("--classes", help="The folders directly under DIR name the classes of the "
-                                                            "images in them (folder).")] = False,
-    val_fraction: Annotated[float, typer.Option(metavar="SHARE", help="Share of the images that is kept for "
-                                                                      "validation.")] = 0.05,
+    resolution: Annotated[int | None, typer.Option(metavar="PIXELS", help="Width and height, 8 to 1024 (default: 32 "
+                                                   "for toy, 256 for LSUN, FFHQ).")] = None,
+    resize: Annotated[str | None, typer.Option(metavar="PRESET", help="Whose filter: ldm, adm, nvlabs, rqvae, taming "
+                                               "or lanczos (default: lanczos, as nvlabs).")] = None,
+    format: Annotated[str, typer.Option(help="png, webp (lossless), or original: the files as they are, if all have "
+                                             "the size.")] = "png",
+    classes: Annotated[bool, typer.Option("--classes", help="The folders directly under PATH name the classes of the "
+                                                            "images in them.")] = False,
+    split: Annotated[str | None, typer.Option(metavar="RULE", help="FFHQ: taming (random 60k/10k), first60k or all "
+                                                                   "(70k to train on).")] = None,
+    frames_per_video: Annotated[int | None, typer.Option(metavar="N", help="Of each video (webvid).")] = None,
+    any_count: Annotated[bool, typer.Option("--any-count", help="Take a collection that lacks images.")] = False,
+    count: Annotated[int | None, typer.Option(metavar="IMAGES", help="How many to draw (toy) (default: 4096).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which are drawn (toy), or which frames (videos) "
+                                                 "(default: 0).")] = None,
+    val_fraction: Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the images for validation "
+                                                       "(default: 0.05), unless SOURCE fixes it.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes (default: one per core); the result does "
                                                                   "not depend on it.")] = None,
 ) -> None:
     """Turn images into a data set: WebDataset shards and a manifest.
 
-    Images are turned upright (EXIF), cropped to their centre and resized with an antialiased Lanczos filter. The split
-    into train and val depends on the contents alone. The same input gives the same bytes.
+    Images are turned upright (EXIF), cropped to their centre and resized. The split into train and val depends on the
+    contents alone. The same input gives the same bytes; stopped, the same command goes on behind its last shard.
 
     Example: brics prepare folder --from ~/Pictures/cats --resolution 64
     """
+    from bricscli.data.sources import SOURCES, find_source
+    from bricscli.run.log import track
+    from bricscli.tasks.prepare import prepare_source, prepare_toy
+
+    word = find_source(source)
+    entry = SOURCES[word]
+    chosen = {"--classes": classes or None, "--split": split, "--frames-per-video": frames_per_video,
+              "--any-count": any_count or None, "--seed": seed, "--count": count, "--from": place, "--resize": resize}
+    chosen = {option: value for option, value in chosen.items() if value is not None}
+    _refuse(word, chosen)
+    common: dict[str, Any] = {"format": format, "val_fraction": val_fraction, "workers": workers, "progress": track}
+    if not entry.needs_path:
+        result = prepare_toy(out or DATA_ROOT / word, seed=seed or 0,
+                             resolution=entry.resolution or 0 if resolution is None else resolution,
+                             count=entry.count or 0 if count is None else count, **common)
+    else:
+        options = {SOURCE_OPTIONS[option]: value for option, value in chosen.items() if option in SOURCE_OPTIONS}
+        result = prepare_source(word, place, out=out, resolution=resolution, resize=resize, options=options, **common)
+    _tell(result)
+
+
+def _refuse(word: str, chosen: Mapping[str, Any]) -> None:
+    """Raises RecipeError for options that mean nothing to the source."""
     from bricscli.data.sources import SOURCES
     from bricscli.errors import RecipeError
-    from bricscli.run.log import say, track, warn
-    from bricscli.tasks.prepare import prepare_folder, prepare_toy
 
-    if source not in SOURCES:
-        known = ", ".join(f"{name} ({entry.description})" for name, entry in SOURCES.items())
-        raise RecipeError(f"SOURCE: `{source}` is unknown. There are: {known}.")
-    if source == "toy":
-        if classes:
-            raise RecipeError("--classes: goes with `folder`; the churches of `toy` are of one kind.")
-        if folder is not None:
-            raise RecipeError("--from: goes with `folder`, not with `toy`. Write `brics prepare folder --from DIR`.")
-        default = SOURCES["toy"]
-        result = prepare_toy(out or DATA_ROOT / "toy", seed=0 if seed is None else seed,
-                             resolution=default.resolution or 0 if resolution is None else resolution,
-                             count=default.count or 0 if count is None else count,
-                             val_fraction=val_fraction, workers=workers, progress=track)
-    else:
-        if folder is None:
-            raise RecipeError("--from: is missing. Write `brics prepare folder --from DIR --resolution PIXELS`.")
-        if resolution is None:
-            raise RecipeError("--resolution: is missing. Choose the size of the prepared images in pixels, such as 64.")
-        if count is not None:
-            raise RecipeError("--count: goes with `toy`; `folder` takes every image that it finds.")
-        if seed is not None:
-            raise RecipeError("--seed: goes with `toy`; `folder` draws nothing.")
-        result = prepare_folder(out or DATA_ROOT / folder.resolve().name, folder=folder, resolution=resolution,
-                                classes=classes, val_fraction=val_fraction, workers=workers, progress=track)
+    def takes(word: str, option: str) -> bool:
+        source = SOURCES[word]
+        if not source.needs_path:  # toy
+            return option in ("--count", "--seed")
+        return SOURCE_OPTIONS[option] in source.options if option in SOURCE_OPTIONS else option != "--count"
+
+    problems = []
+    for option in chosen:
+        if not takes(word, option):
+            fitting = [other for other in SOURCES if takes(other, option)]
+            few = ", ".join(f"`{other}`" for other in fitting[:5]) + (" and others" if fitting[5:] else "")
+            problems.append(f"{option}: goes with {few or 'no source'}, not with `{word}`. Leave it out.")
+    if problems:
+        raise RecipeError(*problems)
+
+
+def _tell(result: "Prepared") -> None:
+    from bricscli.run.log import say, warn
+
+    images = result.dataset
+    header = images.header
     if result.rejected:
         warn(f"{len(result.rejected)} of the files could not be read; they are listed in the manifest, the first is "
              f"{result.rejected[0].path} ({result.rejected[0].reason})")
-    images = result.dataset
     notes = [f"{result.ignored} other files ignored"] * (result.ignored > 0)
-    notes += [f"{result.duplicates} duplicates among them"] * (result.duplicates > 0)
-    notes += [f"{len(images.header.get('classes', []))} classes"] * classes
+    if result.duplicates:
+        (first, copy), *_ = header.get("first_duplicates", [("", "")])
+        notes.append(f"{result.duplicates} duplicates among them, such as {copy} of {first}")
+    notes += [f"{len(header.get('classes', []))} classes"] * ("classes" in header)
+    notes += [f"{result.resumed} of its shards were there already"] * (result.resumed > 0)
     say(f"{images.path}: {'is prepared already' if result.already else 'prepared'}: "
         f"{', '.join(f'{n} {split}' for split, n in images.splits.items())} images of "
-        f"{images.header['resolution']} pixels{''.join(f'; {note}' for note in notes)}.")
+        f"{header['resolution']} pixels{''.join(f'; {note}' for note in notes)}.")

@@ -89,15 +89,15 @@ def open_prepared(path: Path, split: str = "all") -> ImageCollection:
         raise DataError(f"{path}: holds {data.header['kind']}, not images. Choose a data set made by `brics prepare`.")
     names = sorted(data.splits) if split == "all" else [split]
     samples = [(part, i) for part in map(data.split, names) for i in range(len(part))]
-    resolution = int(data.header["resolution"])
+    resolution, extension = int(data.header["resolution"]), data.image_extension
 
     def read(i: int) -> Pixels:
-        return _read_sample(*samples[i], resolution)
+        return _read_sample(*samples[i], resolution, extension)
 
     if not samples:
         raise DataError(f"{path}: has no images in split {split}. Choose another split.")
     return ImageCollection(path.absolute().name, len(samples), read, (resolution, resolution), data.digest, split,
-                           preparation=data.preparation, folder=path)
+                           lossy=extension == "jpg", preparation=data.preparation, folder=path)
 
 
 def open_folder(folder: Path) -> ImageCollection:
@@ -154,11 +154,11 @@ def show_size(shape: Sequence[int]) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
-def _read_sample(split: Split, i: int, resolution: int) -> Pixels:
+def _read_sample(split: Split, i: int, resolution: int, extension: str) -> Pixels:
     try:
-        return decode_image(split.read(i), resolution)
+        return decode_image(split.read(i, extension), resolution)
     except ImageError as error:
-        raise DataError(f"{split.where(i, 'png')}: {error}. Delete the data set and make it again.") from error
+        raise DataError(f"{split.where(i, extension)}: {error}. Delete the data set and make it again.") from error
 
 
 def _read_file(path: Path) -> Pixels:

@@ -1,7 +1,7 @@
 """Image files <-> uint8 (3, H, W) <-> float [-1, 1].
 
-Every image of this project is RGB. On disk and in shards it is a PNG; as an array uint8 (3, H, W); as a tensor that a
-network sees float (B, 3, H, W) in [-1, 1].
+Every image of this project is RGB. On disk and in shards it is a PNG (prepared ones may be WebP or JPEG); as an array
+uint8 (3, H, W); as a tensor that a network sees float (B, 3, H, W) in [-1, 1].
 """
 
 import functools
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,13 @@ MAX_PIXELS = 100_000_000
 
 #: Pillow formats that are no rasters of their own: decoding starts another program, or needs a plug-in.
 _NOT_RASTER = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+
+#: zlib's, as zlib-ng has it in Pillow's wheels: photographs of 256 pixels become 2 % smaller than at the usual 6, in
+#: 0.4 of the time (tests/benchmarks/prepare.py).
+PNG_LEVEL = 3
+
+#: How the images of shards are opened, by their ending.
+_STORED: dict[str, type[ImageFile.ImageFile]] = {"png": PngImageFile, "webp": WebPImageFile, "jpg": JpegImageFile}
 
 #: The last chunk of every PNG: no bytes, its name, its CRC-32.
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -103,19 +112,6 @@ def _from_wide_gray(values: npt.NDArray[np.float64], white: float) -> Image.Imag
     return Image.fromarray((values * (255.0 / white) + 0.5).astype(np.uint8)).convert("RGB")
 
 
-def crop_and_resize(image: Image.Image, resolution: int) -> Image.Image:
-    """The largest centred square of an RGB image, resized to (resolution, resolution) by antialiased Lanczos.
-
-    Crop, then Lanczos: the `center-crop` of NVlabs/stylegan2-ada-pytorch, dataset_tool.py.
-    """
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    if side == resolution:
-        return square
-    return square.resize((resolution, resolution), Image.Resampling.LANCZOS)
-
-
 def to_pixels(image: Image.Image) -> Pixels:
     """RGB image -> uint8 (3, H, W)."""
     return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
@@ -123,30 +119,70 @@ def to_pixels(image: Image.Image) -> Pixels:
 
 def encode_png(image: Pixels | Image.Image) -> bytes:
     """uint8 (3, H, W), or an RGB image -> a PNG with the pixels and nothing else: same pixels, same bytes."""
-    pixels = to_pixels(image) if isinstance(image, Image.Image) else image
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3:
-        raise ValueError(f"expected uint8 (3, H, W), got {pixels.dtype} {pixels.shape}")
+    return _encode(image, "PNG", compress_level=PNG_LEVEL)
+
+
+def encode_webp(image: Pixels | Image.Image) -> bytes:
+    """uint8 (3, H, W), or an RGB image -> a lossless WebP with the pixels and nothing else: same pixels, same bytes."""
+    return _encode(image, "WEBP", lossless=True, method=1, quality=20)
+
+
+def _encode(image: Pixels | Image.Image, format: str, **options: Any) -> bytes:
+    if isinstance(image, Image.Image):
+        plain = image.convert("RGB")  # a copy
+        plain.info = {}  # nothing of it is to be written
+    else:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"expected uint8 (3, H, W), got {image.dtype} {image.shape}")
+        plain = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, "PNG", compress_level=6)
+    plain.save(buffer, format, **options)
     return buffer.getvalue()
 
 
-def decode_image(data: bytes, resolution: int | None = None) -> Pixels:
-    """The PNG of a shard -> uint8 (3, H, W).
+def image_extension(data: bytes) -> str | None:
+    """"png", "webp" or "jpg" by the first bytes of a file; None: it is none of these."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
-    Raises:
-        ImageError: it is no RGB PNG, is damaged, or is not (resolution, resolution).
-    """
+
+def open_stored(data: bytes) -> ImageFile.ImageFile:
+    """A PNG, WebP or JPEG, opened and not decoded. Raises ImageError for anything else, or too many pixels."""
+    kind = image_extension(data)
+    if kind is None:
+        raise ImageError("neither PNG nor WebP nor JPEG")
     try:
-        with PngImageFile(io.BytesIO(data)) as image:  # Image.open would warn of its size
-            if image.mode != "RGB" or (resolution is not None and image.size != (resolution, resolution)):
-                found = f"{image.mode} {image.width}x{image.height}"
-                raise ImageError(f"expected an RGB image of {resolution or 'any size'}, found {found}")
-            return to_pixels(image)
-    except ImageError:
-        raise
+        image = _STORED[kind](io.BytesIO(data))  # Image.open would try other formats, and warn of the size
     except Exception as error:
         raise ImageError(_reason(error)) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"more than {MAX_PIXELS / 1e6:g} megapixels")
+    return image
+
+
+def orientation(data: bytes) -> int:
+    """How a PNG, WebP or JPEG is to be turned (EXIF): 1 is upright."""
+    with open_stored(data) as image:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def decode_image(data: bytes, resolution: int | None = None) -> Pixels:
+    """The PNG, WebP or JPEG of a shard -> uint8 (3, H, W).
+
+    Raises:
+        ImageError: it is no RGB image of these formats, is damaged, or is not (resolution, resolution).
+    """
+    with open_stored(data) as image:
+        if image.mode != "RGB" or (resolution is not None and image.size != (resolution, resolution)):
+            found = f"{image.mode} {image.width}x{image.height}"
+            raise ImageError(f"expected an RGB image of {resolution or 'any size'}, found {found}")
+        try:
+            return to_pixels(image)
+        except Exception as error:  # Pillow's decoders raise nearly everything on damaged input
+            raise ImageError(_reason(error)) from error
 
 
 def is_whole_png(data: bytes, resolution: int) -> bool:

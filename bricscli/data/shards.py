@@ -28,6 +28,9 @@ from bricscli.errors import DataError
 SCHEMA = 1
 MANIFEST = "manifest.json"
 
+#: Of the images in shards.
+IMAGE_EXTENSIONS = ("png", "webp", "jpg")
+
 _SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+\.tar")
 _MEMBER_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -175,6 +178,15 @@ class ShardSet:
         return {"source": source.get("name") if isinstance(source, dict) else None,
                 **{key: self.header.get(key) for key in ("crop", "resize", "resolution", "format")}}
 
+    @property
+    def image_extension(self) -> str:
+        """What the files of its images end with: "png", "webp" or "jpg". Raises DataError where there are none."""
+        first = next((sample for shard in self.shards for sample in shard.by_key.values()), {})
+        for extension in IMAGE_EXTENSIONS:
+            if extension in first:
+                return extension
+        raise DataError(f"{self.path}: holds no images. Choose a data set made by `brics prepare`.")
+
     def split(self, name: str) -> Split:
         if name not in self.splits:
             raise DataError(f"{self.path}: has no split `{name}`; there is {', '.join(self.splits) or 'none'}.")
@@ -287,7 +299,7 @@ def _parse(path: Path, text: bytes) -> tuple[dict[str, Any], list[Shard]]:
         schema = header["schema"]
         if schema != SCHEMA:
             raise DataError(f"{where}: has schema {schema!r}; this version of brics reads {SCHEMA}. {_AGAIN}")
-        shards = [_shard(entry) for entry in header.pop("shards")]
+        shards = [read_shard(entry) for entry in header.pop("shards")]
         _require(header["splits"] == _count_samples(shards), "its splits do not add up")
         _require(isinstance(header["kind"], str), "its kind is not a text")
         _require(len({shard.name for shard in shards}) == len(shards), "a shard is listed twice")
@@ -298,7 +310,8 @@ def _parse(path: Path, text: bytes) -> tuple[dict[str, Any], list[Shard]]:
     return header, shards
 
 
-def _shard(entry: dict[str, Any]) -> Shard:
+def read_shard(entry: dict[str, Any]) -> Shard:
+    """A shard as JSON has it. Raises ValueError, TypeError or KeyError where it cannot be one."""
     members = [Member(*member) for member in entry["members"]]
     shard = Shard(**{**entry, "members": members})
     _require(_SHARD_NAME.fullmatch(shard.name), f"bad shard name {shard.name!r}")

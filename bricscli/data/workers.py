@@ -1,11 +1,12 @@
 """Work on many items in several processes, or behind one's back, with the results in order."""
 
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -17,12 +18,17 @@ B = TypeVar("B")
 
 #: Unless told otherwise, fewer items than this are done here: they are finished before a worker has started.
 WORTH_WORKERS = 256
+#: Items that a process is given at once, and portions that wait for each process or for whoever takes the results.
+PORTION, AHEAD = 16, 3
 
 
-def map_in_order(function: Callable[[A], B], items: Sequence[A], workers: int | None = None) -> Iterator[B]:
+def map_in_order(
+    function: Callable[[A], B], items: Sequence[A], workers: int | None = None
+) -> Generator[B, None, None]:
     """function(item) for each item, in order, by so many processes; None: one per CPU core if that is worth it.
 
-    `function` is a module's own, or a `partial` of one; the processes are spawned. Leaving the iterator early ends
+    `function` is a module's own, or a `partial` of one; the processes are spawned. They work at most `AHEAD` portions
+    each ahead of whoever takes the results, so that no more than that is in memory. Leaving the iterator early ends
     them.
 
     Raises:
@@ -35,7 +41,14 @@ def map_in_order(function: Callable[[A], B], items: Sequence[A], workers: int | 
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
     try:
-        yield from pool.map(function, items, chunksize=16)
+        waiting: deque[Future[list[B]]] = deque()
+        rest = iter(items)
+        while portion := list(itertools.islice(rest, PORTION)):
+            waiting.append(pool.submit(_each, function, portion))
+            if len(waiting) > AHEAD * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
     except BrokenProcessPool:
         raise BricsError("workers: one was killed, perhaps for lack of memory. Try again with --workers 1.") from None
     finally:
@@ -56,6 +69,10 @@ def map_behind(function: Callable[[A], B], items: Iterable[A]) -> Generator[B, N
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _each(function: Callable[[A], B], items: list[A]) -> list[B]:
+    return [function(item) for item in items]
 
 
 def _cores() -> int:

@@ -45,12 +45,12 @@ def warn(text: str) -> None:
 
 
 def track(iterable: Iterable[Item], total: int, description: str, unit: str,
-          size: Callable[[Item], int] = lambda item: 1) -> Iterator[Item]:
+          size: Callable[[Item], int] = lambda item: 1, done: int = 0) -> Iterator[Item]:
     """Passes the items on and shows how many units have been; `unit` is a plural, such as `images`.
 
-    `size(item)` is how many units an item stands for, such as the length of a batch.
+    `size(item)` is how many units an item stands for, such as the length of a batch; `done` had been before.
     """
-    with Progress(total, description, unit) as progress:
+    with Progress(total, description, unit, done) as progress:
         for item in iterable:
             yield item
             progress.show(progress.done + size(item))

@@ -158,7 +158,7 @@ def _distance_rows(result: dict[str, Any]) -> list[Number]:
 def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) -> list[Sheet]:
     """Originals beside reconstructions; samples beside the training images nearest to them."""
     autoencoder, shards = load_autoencoder(run, device), ShardSet.open(data)
-    val = torch.from_numpy(next(in_order(shards.split("val"), decode_image, "png", 21)))
+    val = torch.from_numpy(next(in_order(shards.split("val"), decode_image, shards.image_extension, 21)))
     drawn = open_folder(samples)
     shown = np.stack([drawn.read(i) for i in range(SHOWN)])
     nearest = _nearest(shown[:NEIGHBOURS], shards)
@@ -177,6 +177,7 @@ def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) 
 
 def _nearest(images: np.ndarray, shards: ShardSet) -> np.ndarray:
     """For each uint8 image `(N, 3, H, W)` the training image with the least mean squared difference."""
-    train = np.concatenate(list(in_order(shards.split("train"), decode_image, "png", 256)))
+    batches = in_order(shards.split("train"), decode_image, shards.image_extension, 256)
+    train = np.concatenate(list(batches))
     flat, query = (torch.from_numpy(x.reshape(len(x), -1)).float() for x in (train, images))
     return train[torch.cdist(query, flat).argmin(1).numpy()]

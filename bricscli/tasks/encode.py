@@ -118,11 +118,11 @@ def _existing(path: Path) -> ShardSet | None:
 def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.device, spread: _Spread | None
              ) -> Iterator[Sample]:
     recipe = autoencoder.recipe
-    decode = partial(decode_image, resolution=recipe.data.resolution)
+    decode, extension = partial(decode_image, resolution=recipe.data.resolution), images.image_extension
     for split_name in images.splits:
         split = images.split(split_name)
         keys, seen = split.keys, 0
-        batches = in_order(split, decode, "png", IMAGES_AT_A_TIME)
+        batches = in_order(split, decode, extension, IMAGES_AT_A_TIME)
         for batch in track(batches, len(split), f"encoding {split_name}", "images", size=len):
             real = to_float(torch.from_numpy(batch))
             codes = {CODE: in_passes(autoencoder.model.latent, real, device).half().numpy()}
@@ -132,8 +132,8 @@ def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.dev
                 latents = {name: array[i] for name, array in codes.items()}
                 for latent in latents.values():
                     if not np.isfinite(latent).all():
-                        raise DataError(f"{split.where(number, 'png')}: its latent is too large for float16, or not a "
-                                        "number. Train the autoencoder again, with a smaller learning rate.")
+                        raise DataError(f"{split.where(number, extension)}: its latent is too large for float16, or "
+                                        "not a number. Train the autoencoder again, with a smaller learning rate.")
                     if spread and split_name == "train":
                         spread.add(latent)
                 label = {LABEL: split.read(number, LABEL)} if "classes" in images.header else {}

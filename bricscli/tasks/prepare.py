@@ -1,55 +1,54 @@
-"""`brics prepare`: images -> image shards.
+"""`brics prepare`: images of any source -> image shards.
 
-Every sample is `<key>.png` and `<key>.json` ({"source", "sha256"}). With classes it has a label as well, `<key>.cls`,
-which the JSON repeats ("label", "class"); the manifest names the classes. The same input gives the same bytes, whatever
-the number of workers: results are taken in the order of the sources, and the split depends on the contents alone.
+Every sample is an image and `<key>.json` ({"source", "sha256"}, and "facts" where the source knows some). With classes
+it has a label as well, `<key>.cls`, which the JSON repeats ("label", "class"); the manifest names the classes. Keys
+number the images by their places in the source: a rejected one leaves a hole.
+
+First every item is named by its content, which decides duplicates, split, and which images make up which shard; then
+they are decoded and written, a shard at a time. The same input gives the same bytes, whatever the number of workers and
+however often the work was cut off: finished shards are kept (bricscli/data/unfinished.py).
 """
 
-import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bricscli import files
-from bricscli.data import images, toy
-from bricscli.data.labels import LABEL, encode_label
-from bricscli.data.shards import MANIFEST, Sample, ShardSet, write_shards
-from bricscli.data.sources import list_images
-from bricscli.data.workers import map_in_order
+from bricscli.data.collection import DATA_ROOT
+from bricscli.data.convert import FORMATS, ORIGINAL, Conversion
+from bricscli.data.images import ImageError, image_extension
+from bricscli.data.resize import DEFAULT, RESIZES
+from bricscli.data.shards import MANIFEST, ShardSet
+from bricscli.data.sources import SOURCES, default_place, find_source, how_to_get, open_source
+from bricscli.data.sources.drawn import list_toy
+from bricscli.data.sources.listing import Listing
+from bricscli.data.unfinished import Rejected, remove_unfinished, unfinished
 from bricscli.errors import DataError, RecipeError
+from bricscli.tasks.preparing import Job, digest_source, make, name_items
 
 A = TypeVar("A")
 
-#: A larger file is no photograph.
-MAX_FILE_BYTES = 1 << 29
-#: At most this share of the image files may be unreadable.
-MAX_REJECTED = 0.01
-
+#: Share of the images for validation, unless told otherwise, where the source does not fix it.
+VAL_FRACTION = 0.05
+SAMPLES_PER_SHARD = 1024
 
 class Progress(Protocol):
     """Shows how far an iteration is, such as `bricscli.run.log.track`."""
 
-    def __call__(self, iterable: Iterable[A], total: int, description: str, unit: str) -> Iterable[A]: ...
-
-
-class Rejected(NamedTuple):
-    """An image file that could not be used; `path` is relative to its folder."""
-
-    path: str
-    reason: str
+    def __call__(
+        self, iterable: Iterable[A], total: int, description: str, unit: str, *, done: int = 0
+    ) -> Iterable[A]: ...
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data set, and whether it was there already."""
+    """The data set, whether it was there already, and how many of its shards an earlier command had finished."""
 
     dataset: ShardSet
     already: bool = False
+    resumed: int = 0
 
     @property
     def rejected(self) -> list[Rejected]:
@@ -57,7 +56,7 @@ class Prepared:
 
     @property
     def ignored(self) -> int:
-        """Files in the folder that are not named like images, or are links out of it."""
+        """Files of the source that are not named like images, or are links out of it."""
         return int(self.dataset.header["ignored"])
 
     @property
@@ -66,108 +65,140 @@ class Prepared:
         return int(self.dataset.header["duplicates"])
 
 
-def prepare_toy(
+def prepare(
     out: Path,
+    listing: Listing,
     *,
-    resolution: int = 32,
-    count: int = 4096,
-    seed: int = 0,
-    val_fraction: float = 0.05,
+    resolution: int,
+    resize: str | None = DEFAULT,
+    format: str = "png",
+    val_fraction: float | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
+    where: Path | None = None,
 ) -> Prepared:
-    """Draws `count` toy churches of `resolution` pixels into the data set `out`.
+    """Makes the data set `out` of the items of a source, which messages call `where`, or by its name.
 
-    The same command on a finished data set only verifies it. `workers`: processes; None: one per CPU core.
+    `resize`: a preset of RESIZES, or None for items that have the size already. `val_fraction`: share of the images for
+    validation, 0.05 if None; not for sources that fix the split. `workers`: processes; None: one per CPU core.
+
+    The same command on a finished data set made of the same items only verifies it; after an interruption it goes on
+    behind the last finished shard. Items that cannot be read are listed in the manifest.
 
     Raises:
         RecipeError: a value is out of range.
-        DataError: `out` holds something else or is damaged, or cannot be written.
+        DataError: there are only copies of one image, more than 1 % cannot be read, an image cannot be kept as it is,
+            or `out` holds something else, is damaged, or cannot be written.
+        BricsError: another process is preparing `out`, or its disk is full.
+        InterruptedRun: Ctrl-C, with some shards finished, which are kept.
     """
-    _check_options(resolution, val_fraction, workers)
+    _check_options(resolution, resize, format, val_fraction, workers)
+    existing = _existing(out)
+    fixed = any(item.split is not None for item in listing.items)
+    if fixed and val_fraction is not None:
+        raise RecipeError(f"--val-fraction: does not go with {listing.source['name']}, which fixes the split itself.")
+    share = None if fixed else VAL_FRACTION if val_fraction is None else val_fraction
+    resize = None if format == ORIGINAL else resize
+    settings = {
+        "kind": "images",
+        "source": listing.source | {"images": len(listing.items)},
+        "resolution": resolution,
+        "crop": RESIZES[resize].crop if resize else None,
+        "resize": resize,
+        "format": format,
+        "val_fraction": share,
+        **({} if listing.classes is None else {"classes": listing.classes}),
+    }
+    conversion = Conversion(resolution, resize, format, _extension(listing, format))
+    name = str(where or listing.source["name"])
+    job = Job(out, name, listing, conversion, settings, share, samples_per_shard, workers, progress or _silent)
+    if existing is None:
+        with unfinished(out) as work:
+            existing = _existing(out)  # another process may just have finished it
+            if existing is None:
+                resumed = make(job, work)
+                return Prepared(ShardSet.open(out), resumed=resumed)
+    remove_unfinished(out)
+    return _same(existing, job)
+
+
+def prepare_source(
+    source: str,
+    path: Path | None,
+    *,
+    out: Path | None = None,
+    resolution: int | None = None,
+    resize: str | None = None,
+    format: str = "png",
+    options: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> Prepared:
+    """Prepares what the source of SOURCES finds at `path`, or at its own place if None; see `prepare`.
+
+    `out`: None: under data/, by the collection's name, or the folder's. `resolution`: None: the collection's.
+    `options`: for `open_source`.
+
+    Raises:
+        RecipeError: something must be said that was not, or an option is out of range.
+        DataError: the collection is not there; says how to get it. And what `prepare` raises.
+    """
+    word = find_source(source)
+    if format == ORIGINAL and resize is not None:
+        raise RecipeError("--resize: does not go with --format original, which keeps the files as they are.")
+    place = default_place(word)
+    found = path or place
+    if found is None:
+        raise RecipeError(how_to_get(word))
+    if resolution is None and (resolution := SOURCES[word].resolution) is None:
+        raise RecipeError("--resolution: is missing. Choose the size of the prepared images in pixels, such as 64.")
+    _check_options(resolution, resize, format, others.get("val_fraction"), others.get("workers"))
+    if path is None and not found.exists():
+        raise DataError(how_to_get(word))
+    if out is None:
+        out = DATA_ROOT / (name_of(found) if place is None else word)
+    listing = open_source(word, found, **(options or {}))
+    return prepare(out, listing, resolution=resolution, resize=resize or DEFAULT, format=format, where=found, **others)
+
+
+def name_of(path: Path) -> str:
+    """Of a data set made of a folder or an archive: its name without the ending."""
+    path = path.resolve()
+    return path.name if path.is_dir() else path.name.removesuffix(".gz").removesuffix(".tar").removesuffix(".zip")
+
+
+def prepare_toy(
+    out: Path, *, resolution: int = 32, count: int = 4096, seed: int = 0, format: str = "png", **options: Any
+) -> Prepared:
+    """Draws `count` toy churches of `resolution` pixels into the data set `out`; see `prepare`."""
+    _check_options(resolution, None, format, options.get("val_fraction"), options.get("workers"))
+    if format == ORIGINAL:
+        raise RecipeError("--format: `original` goes with the others; the pictures of `toy` have no files. Choose png.")
     if count < 2:
         raise RecipeError(f"--count: {count} is too few. Ask for 2 or more: one to train on and one to validate.")
-    source = {"name": "toy", "version": toy.VERSION, "seed": seed, "count": count}
-    settings = _settings(source, resolution, val_fraction, crop=None, resize=None)
-    if existing := _existing(out):
-        return _same(existing, settings)
-    digests = [_sha256(f"{seed}:{i}".encode()) for i in range(count)]
-    val = _val_samples(digests, val_fraction)
-    numbers = _train_then_val(count, val)
-    results = map_in_order(partial(_draw, seed, resolution), numbers, workers)
-    drawn = _show(progress, results, count, "drawing", "images")
-
-    def samples() -> Iterator[Sample]:
-        for i, png in zip(numbers, drawn, strict=True):
-            yield _sample(i, count, i in val, png, f"toy:{seed}:{i}", digests[i])
-
-    return Prepared(write_shards(out, {**settings, **_findings(digests)}, samples()))
+    return prepare(out, list_toy(seed, count, resolution), resolution=resolution, resize=None, format=format, **options)
 
 
-def prepare_folder(
-    out: Path,
-    *,
-    folder: Path,
-    resolution: int,
-    classes: bool = False,
-    val_fraction: float = 0.05,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Prepared:
-    """Crops and resizes every image below `folder` into the data set `out`.
+def prepare_folder(out: Path, *, folder: Path, resolution: int, classes: bool = False, **options: Any) -> Prepared:
+    """Crops and resizes every image below `folder` into the data set `out`; see `prepare`.
 
     With `classes` the folders directly under `folder`, sorted by name, are the classes of the images in them.
-
-    The same command on a finished data set made of the same files only verifies it. Files that are named like images
-    and cannot be read are listed in the manifest. `workers`: processes; None: one per CPU core.
-
-    Raises:
-        RecipeError: a value is out of range.
-        DataError: there are no images or only copies of one, more than 1 % of them cannot be read, the folders make no
-            classes, or `out` holds something else, is damaged, or cannot be written.
     """
-    _check_options(resolution, val_fraction, workers)
-    listing = list_images(folder)
-    total = len(listing.paths)
-    names = _class_names(folder, listing.names) if classes else []
-
-    def settings(digests: Sequence[str]) -> dict[str, Any]:
-        lines = [f"{digest} {name}\n" for digest, name in zip(digests, listing.names, strict=True)]
-        source = {"name": "folder", "files": total, "sha256": _sha256("".join(lines).encode())}
-        asked = _settings(source, resolution, val_fraction, crop="center", resize="lanczos")
-        return asked | {"classes": names} if classes else asked
-
-    if existing := _existing(out):
-        digests = _show(progress, map_in_order(_digest, listing.paths, workers), total, "comparing", "files")
-        return _same(existing, settings(list(digests)))
-    with _Spool(out) as spool:
-        results = map_in_order(partial(_convert, resolution), listing.paths, workers)
-        converted = []
-        for png, digest, reason in _show(progress, results, total, "reading", "images"):
-            spool.append(png)
-            converted.append((digest, reason))
-        rejected = [Rejected(name, why) for name, (_, why) in zip(listing.names, converted, strict=True) if why]
-        _check_rejected(folder, rejected, total)
-        good = [i for i, (_, reason) in enumerate(converted) if not reason]
-        digests = [converted[i][0] for i in good]
-        _check_variety(folder, digests)
-        val = _val_samples(digests, val_fraction)
-        header = {
-            **settings([digest for digest, _ in converted]),
-            **_findings(digests, listing.ignored, rejected),
-        }
-        samples = (
-            _sample(i, len(good), i in val, spool[good[i]], listing.names[good[i]], digests[i], names)
-            for i in _train_then_val(len(good), val)
-        )
-        return Prepared(write_shards(out, header, samples))
+    _check_options(resolution, None, "png", options.get("val_fraction"), options.get("workers"))
+    return prepare(out, open_source("folder", folder, classes=classes), resolution=resolution, where=folder, **options)
 
 
-def _check_options(resolution: int, val_fraction: float, workers: int | None) -> None:
+def _check_options(
+    resolution: int, resize: str | None, format: str, val_fraction: float | None, workers: int | None
+) -> None:
     problems = []
     if not 8 <= resolution <= 1024:
         problems.append(f"--resolution: {resolution} is out of range. Choose 8 to 1024 pixels.")
-    if not 0 < val_fraction < 1:
+    if resize is not None and resize not in RESIZES:
+        problems.append(f"--resize: `{resize}` is unknown. There are: {', '.join(RESIZES)}.")
+    if format not in FORMATS:
+        problems.append(f"--format: `{format}` is unknown. There are: {', '.join(FORMATS)}.")
+    if val_fraction is not None and not 0 < val_fraction < 1:
         problems.append(f"--val-fraction: {val_fraction} is out of range. Choose more than 0 and less than 1.")
     if workers is not None and workers < 1:
         problems.append(f"--workers: {workers} is too few. Choose 1 or more.")
@@ -175,23 +206,20 @@ def _check_options(resolution: int, val_fraction: float, workers: int | None) ->
         raise RecipeError(*problems)
 
 
-def _settings(
-    source: dict[str, Any], resolution: int, val_fraction: float, crop: str | None, resize: str | None
-) -> dict[str, Any]:
-    """The part of the manifest that says what was asked for: equal settings, equal data set."""
-    return {
-        "kind": "images",
-        "source": source,
-        "resolution": resolution,
-        "crop": crop,
-        "resize": resize,
-        "val_fraction": val_fraction,
-    }
-
-
-def _findings(digests: Sequence[str], ignored: int = 0, rejected: Sequence[Rejected] = ()) -> dict[str, Any]:
-    duplicates = len(digests) - len(set(digests))
-    return {"duplicates": duplicates, "ignored": ignored, "rejected": [entry._asdict() for entry in rejected]}
+def _extension(listing: Listing, format: str) -> str:
+    """Of the images' files: where the originals are kept, that of the first that can be told."""
+    if format != ORIGINAL:
+        return format
+    for item in listing.items:
+        try:
+            kind = image_extension(item.read())
+        except ImageError:
+            continue
+        if kind is None:
+            raise DataError(f"{item.name}: is neither PNG nor WebP nor JPEG, which --format original needs. Use "
+                            "--format png.")
+        return kind
+    raise DataError(f"{listing.source['name']}: none of its {len(listing.items)} images can be read. Give others.")
 
 
 def _existing(out: Path) -> ShardSet | None:
@@ -210,15 +238,20 @@ def _existing(out: Path) -> ShardSet | None:
     return None
 
 
-def _same(existing: ShardSet, settings: dict[str, Any]) -> Prepared:
-    if existing.header["kind"] != settings["kind"]:
+def _same(existing: ShardSet, job: Job) -> Prepared:
+    """Raises DataError where the data set is not the one that is asked for."""
+    if existing.header["kind"] != job.settings["kind"]:
         raise DataError(f"{existing.path}: holds {existing.header['kind']}. Choose another --out, or delete it.")
-    found, wanted = ({"classes": None, **header, **header["source"]} for header in (existing.header, settings))
-    differing = [key for key in wanted if key not in ("source", "sha256") and found.get(key) != wanted[key]]
-    if differing or found["source"] != wanted["source"]:
-        facts = [f"{key} {_show_value(found.get(key))}, not {_show_value(wanted[key])}" for key in differing]
-        what = "; ".join(facts) or "made of other images"
-        raise DataError(f"{existing.path}: holds another data set ({what}). Choose another --out, or delete it.")
+    found, wanted = ({"classes": None, **header, **header["source"]} for header in (existing.header, job.settings))
+    differing = [key for key in wanted if key != "source" and found.get(key) != wanted[key]]
+    facts = [f"{key} {_show_value(found.get(key))}, not {_show_value(wanted[key])}" for key in differing]
+    if not facts:
+        digests, _ = name_items(job, "comparing")
+        if found.get("sha256") != digest_source(job.listing, digests):
+            facts = ["made of other images"]
+    if facts:
+        raise DataError(f"{existing.path}: holds another data set ({'; '.join(facts)}). Choose another --out, or "
+                        "delete it.")
     existing.verify()
     return Prepared(existing, already=True)
 
@@ -229,129 +262,5 @@ def _show_value(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _class_names(folder: Path, files_below: Sequence[str]) -> list[str]:
-    """The folders directly under `folder`, sorted. Raises DataError where an image lies in none, or all in one."""
-    outside = next((name for name in files_below if "/" not in name), None)
-    if outside is not None:
-        raise DataError(f"{folder}: {outside} lies in none of the folders that name the classes. Move it into one, or "
-                        "leave out --classes.")
-    names = sorted({name.split("/")[0] for name in files_below})
-    if len(names) < 2:
-        raise DataError(f"{folder}: all images lie in one folder, {names[0]}, and a single class tells nothing. Add "
-                        "another folder beside it, or leave out --classes.")
-    return names
-
-
-def _check_rejected(folder: Path, rejected: Sequence[Rejected], total: int) -> None:
-    few = "; ".join(f"{entry.path} ({entry.reason})" for entry in rejected[:3]) + ("; ..." if rejected[3:] else "")
-    if len(rejected) == total:
-        raise DataError(f"{folder}: none of its {total} image files can be read: {few}. Give a folder of images.")
-    if len(rejected) > MAX_REJECTED * total:
-        raise DataError(
-            f"{folder}: {len(rejected)} of {total} image files cannot be read, more than {MAX_REJECTED:.0%}: {few}. "
-            "Repair them, or move them elsewhere."
-        )
-
-
-def _check_variety(folder: Path, digests: Sequence[str]) -> None:
-    if len(set(digests)) < 2:
-        found = "holds a single image" if len(digests) < 2 else f"all its {len(digests)} images are copies of one file"
-        raise DataError(f"{folder}: {found}. Add others: some to train on, some to validate.")
-
-
-def _val_samples(digests: Sequence[str], val_fraction: float) -> set[int]:
-    """The numbers of the validation samples: those with the smallest digests.
-
-    Equal files are never split between train and val: where the cut would part them it moves behind them, or before
-    them if nothing were left to train on. Needs two different digests.
-    """
-    in_order = sorted(range(len(digests)), key=lambda i: (digests[i], i))
-    last = digests[in_order[max(1, round(len(digests) * val_fraction)) - 1]]
-    if last == digests[in_order[-1]]:
-        return {i for i in in_order if digests[i] < last}
-    return {i for i in in_order if digests[i] <= last}
-
-
-def _train_then_val(count: int, val: set[int]) -> list[int]:
-    return [i for i in range(count) if i not in val] + sorted(val)
-
-
-def _sample(
-    i: int, count: int, val: bool, png: bytes, source: str, digest: str, classes: Sequence[str] = ()
-) -> Sample:
-    key = f"{i:0{max(6, len(str(count - 1)))}d}"
-    origin: dict[str, Any] = {"source": source, "sha256": digest}
-    contents = {"png": png}
-    if classes:
-        name = source.split("/")[0]
-        origin |= {"label": classes.index(name), "class": name}
-        contents[LABEL] = encode_label(origin["label"])
-    contents["json"] = json.dumps(origin, ensure_ascii=False).encode()
-    return "val" if val else "train", key, dict(sorted(contents.items()))
-
-
-def _draw(seed: int, resolution: int, i: int) -> bytes:
-    return images.encode_png(toy.draw(seed, i, resolution))
-
-
-def _convert(resolution: int, path: Path) -> tuple[bytes, str, str]:
-    """PNG, SHA-256 of the file, and why it was rejected: an empty text where it was not."""
-    digest = ""
-    try:
-        data = _read(path)
-        digest = _sha256(data)
-        return images.encode_png(images.crop_and_resize(images.load_image(data), resolution)), digest, ""
-    except images.ImageError as error:
-        return b"", digest, str(error)
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 as `_convert` has it."""
-    try:
-        return _sha256(_read(path))
-    except images.ImageError:
-        return ""
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise images.ImageError(f"a file of more than {files.show_bytes(MAX_FILE_BYTES)}")
-        return path.read_bytes()
-    except OSError as error:
-        raise images.ImageError(f"cannot be read: {error.strerror}") from None
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _show(progress: Progress | None, items: Iterable[A], total: int, description: str, unit: str) -> Iterable[A]:
-    return progress(items, total, description, unit) if progress else items
-
-
-class _Spool:
-    """The finished PNGs in a nameless file: which of them are for validation is known when all have been read."""
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        place = next(parent for parent in out.absolute().parents if parent.is_dir())
-        self._file = tempfile.TemporaryFile(dir=place)  # noqa: SIM115 (closed by __exit__)
-        self._ends = [0]
-
-    def __enter__(self) -> "_Spool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, data: bytes) -> None:
-        try:
-            self._file.write(data)
-            self._file.flush()
-        except OSError as error:
-            raise files.disk_error(self._out, error) from error
-        self._ends.append(self._ends[-1] + len(data))
-
-    def __getitem__(self, i: int) -> bytes:
-        return os.pread(self._file.fileno(), self._ends[i + 1] - self._ends[i], self._ends[i])
+def _silent(iterable: Iterable[A], *_: object, **options: object) -> Iterable[A]:
+    return iterable

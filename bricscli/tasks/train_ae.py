@@ -49,10 +49,10 @@ def train_autoencoder(
     """
     images = open_images(data, recipe)
     perceptual = load_perceptual(recipe)
-    decode = partial(decode_image, resolution=recipe.data.resolution)
-    val = torch.from_numpy(next(in_order(images.split("val"), decode, "png", PREVIEW_IMAGES)))
+    decode, extension = partial(decode_image, resolution=recipe.data.resolution), images.image_extension
+    val = torch.from_numpy(next(in_order(images.split("val"), decode, extension, PREVIEW_IMAGES)))
     training = recipe.training
-    with BatchReader(images.split("train"), decode, "png", training.batch_size, training.seed) as reader:
+    with BatchReader(images.split("train"), decode, extension, training.batch_size, training.seed) as reader:
         # All that can be wrong with the data has been read by now: only then a run is begun.
         run = RunDirectory.create(run_path, recipe, {
             "kind": recipe.kind, "data": describe_data(images),

@@ -15,8 +15,9 @@ from PIL import Image
 
 from bricscli.commands.prepare import prepare as command
 from bricscli.data import toy
-from bricscli.data.images import Pixels, crop_and_resize, decode_image, encode_png, to_pixels
+from bricscli.data.images import Pixels, decode_image, encode_png, to_pixels
 from bricscli.data.labels import read_labels
+from bricscli.data.resize import RESIZES
 from bricscli.data.shards import ShardSet, write_shards
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.tasks import prepare
@@ -66,7 +67,7 @@ def test_every_image_is_there_once(photos: Path, tmp_path: Path) -> None:
     for key, (_, pixels, origin) in found.items():
         path = photos / names[int(key)]
         assert origin == {"source": names[int(key)], "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        assert (pixels == to_pixels(crop_and_resize(Image.open(path), 16))).all()
+        assert (pixels == to_pixels(RESIZES["lanczos"](Image.open(path), 16))).all()
 
 
 def test_the_manifest_says_how_it_was_made(photos: Path, tmp_path: Path) -> None:
@@ -74,13 +75,11 @@ def test_the_manifest_says_how_it_was_made(photos: Path, tmp_path: Path) -> None
     (photos / "000 copy.png").write_bytes((photos / "000.png").read_bytes())
     done = prepare_folder(tmp_path / "set", folder=photos, resolution=16)
     header = done.dataset.header
-    assert (header["kind"], header["resolution"], header["crop"], header["resize"]) == (
-        "images",
-        16,
-        "center",
-        "lanczos",
-    )
-    assert header["source"]["name"] == "folder" and header["source"]["files"] == 13
+    assert {key: header[key] for key in ("kind", "resolution", "crop", "resize", "format", "val_fraction")} == {
+        "kind": "images", "resolution": 16, "crop": "center", "resize": "lanczos", "format": "png",
+        "val_fraction": 0.05}
+    assert header["first_duplicates"] == [["000 copy.png", "000.png"]]
+    assert header["source"]["name"] == "folder" and header["source"]["images"] == 13
     assert (done.ignored, done.duplicates, done.rejected) == (1, 1, [])
     assert str(tmp_path) not in (done.dataset.path / "manifest.json").read_text()
 
@@ -119,7 +118,7 @@ def test_both_splits_hold_images(tmp_path: Path, count: int, fraction: float, va
 def copies(folder: Path, count: int, seed: int) -> None:
     folder.mkdir(exist_ok=True)
     for i in range(count):
-        (folder / f"copy{i}.png").write_bytes(encode_png(picture(seed, 8, 8)))
+        picture(seed, 8, 8).save(folder / f"copy{i}.png")
 
 
 @pytest.mark.parametrize(("others", "fraction"), [(10, 0.25), (10, 0.05), (10, 0.5), (10, 0.9), (1, 0.5), (1, 0.05)])
@@ -156,7 +155,7 @@ def test_the_same_command_again_does_nothing(photos: Path, tmp_path: Path, monke
     prepare_folder(tmp_path / "set", folder=photos, resolution=16)
     prepare_toy(tmp_path / "toy", resolution=16, count=5)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    monkeypatch.setattr(prepare, "write_shards", None)
+    monkeypatch.setattr(prepare, "make", None)
     assert prepare_folder(tmp_path / "set", folder=photos, resolution=16).already
     assert prepare_toy(tmp_path / "toy", resolution=16, count=5).already
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
@@ -173,7 +172,7 @@ def test_another_data_set_is_not_written_over(photos: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match="made of other images"):
         prepare_folder(out, folder=photos, resolution=16)
     fill(photos, 1, start=12)
-    with pytest.raises(DataError, match="files 12, not 13"):
+    with pytest.raises(DataError, match="images 12, not 13"):
         prepare_folder(out, folder=photos, resolution=16)
     assert ShardSet.open(out).digest == before
 
@@ -225,15 +224,23 @@ def test_what_others_left_beside_it_stays(tmp_path: Path) -> None:
         ({"source": "toy", "resolution": 0}, "--resolution: 0 is out of range"),
         ({"source": "toy", "count": 0}, "--count: 0 is too few"),
         ({"source": "toy", "classes": True}, "--classes: goes with `folder`"),
+        ({"source": "toy", "resize": "ldm"}, "--resize: goes with `folder`.*, not with `toy`"),
+        ({"source": "toy", "format": "original"}, "--format: `original` goes with the others"),
+        ({"source": "toy", "format": "jpg"}, r"--format: `jpg` is unknown\. There are: png, webp, original"),
+        ({"source": "folder", "resolution": 8, "resize": "bicubic"}, r"--resize: `bicubic` is unknown\. There .* ldm"),
+        ({"source": "folder", "resolution": 8, "resize": "ldm", "format": "original"}, "--resize: does not go with"),
+        ({"source": "folder", "resolution": 8, "split": "all"}, "--split: goes with .*not with `folder`"),
+        ({"source": "folder", "resolution": 8, "frames_per_video": 3}, "--frames-per-video: goes with .*not with `fo"),
+        ({"source": "folder", "resolution": 8, "any_count": True}, "--any-count: goes with .*not with `folder`"),
         ({"source": "folder", "resolution": 8, "seed": 0}, "--seed: goes with `toy`"),
         ({"source": "folder", "resolution": 8, "count": 9}, "--count: goes with `toy`"),
-        ({"source": "lsun"}, r"`lsun` is unknown\. There are: toy \(churches.*\), folder \(your.*\)\."),
+        ({"source": "lsun"}, r"`lsun` is unknown\. There are: toy \(churches.*\), folder \(your"),
     ],
 )
 def test_options_that_do_not_fit(photos: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
     folder = photos if options["source"] == "folder" else None
     with pytest.raises(RecipeError, match=words):
-        command(out=tmp_path / "set", folder=folder, **options)
+        command(out=tmp_path / "set", place=folder, **options)
     assert not (tmp_path / "set").exists()
 
 
@@ -256,7 +263,7 @@ def test_an_unwritable_place_is_refused_before_the_work(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("x")
-    monkeypatch.setattr(prepare, "map_in_order", None)
+    monkeypatch.setattr(prepare, "make", None)
     with pytest.raises(DataError, match="cannot be written"):
         prepare_folder(tmp_path / "file" / "set", folder=photos, resolution=16)
     with pytest.raises(DataError, match="cannot be written"):
@@ -273,7 +280,7 @@ def test_few_unreadable_files_are_listed(tmp_path: Path) -> None:
     assert [tuple(entry) for entry in done.rejected] == [("100b.jpg", "not an image, or a damaged one")]
     assert sum(done.dataset.splits.values()) == 199
     val, train = done.dataset.split("val"), done.dataset.split("train")
-    assert sorted(val.keys + train.keys) == [f"{i:06d}" for i in range(199)]
+    assert sorted(val.keys + train.keys) == [f"{i:06d}" for i in range(200) if i != 101]  # 100.png, 100b.jpg
     for split in (val, train):  # the bad file shifts no picture away from its name
         for i in range(len(split)):
             origin = json.loads(split.read(i, "json"))
@@ -326,7 +333,7 @@ def test_an_upright_photograph_stays_upright(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_rejected(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("bricscli.data.sources.listing.MAX_FILE_BYTES", 10)
     with pytest.raises(DataError, match=r"none of its 12 image files can be read: 000.png"):
         prepare_folder(tmp_path / "set", folder=photos, resolution=8)
 
@@ -392,7 +399,9 @@ def test_toy_pictures_are_the_drawings(tmp_path: Path) -> None:
     for key, (_, pixels, origin) in found.items():
         assert (pixels == to_pixels(toy.draw(5, int(key), 16))).all()
         assert origin["source"] == f"toy:5:{int(key)}"
-    assert dataset.header["source"] == {"name": "toy", "version": toy.VERSION, "seed": 5, "count": 30}
+    source = dataset.header["source"]
+    assert source.pop("sha256") and source == {
+        "name": "toy", "version": toy.VERSION, "seed": 5, "count": 30, "images": 30}
 
 
 def test_toy_validation_images_are_the_same_at_every_resolution(tmp_path: Path) -> None:
@@ -420,20 +429,20 @@ def test_options_out_of_range(tmp_path: Path, options: dict[str, Any], words: st
 def test_progress_sees_every_image(photos: Path, tmp_path: Path) -> None:
     seen = []
 
-    def progress(iterable: Iterable[A], total: int, description: str, unit: str) -> Iterator[A]:
+    def progress(iterable: Iterable[A], total: int, description: str, unit: str, *, done: int = 0) -> Iterator[A]:
         for item in iterable:
             seen.append((total, description, unit))
             yield item
 
     prepare_folder(tmp_path / "set", folder=photos, resolution=8, progress=progress)
-    assert seen == [(12, "reading", "images")] * 12
+    assert seen == [(12, "hashing", "files")] * 12 + [(12, "preparing", "images")] * 12
     prepare_folder(tmp_path / "set", folder=photos, resolution=8, progress=progress)
-    assert seen[12:] == [(12, "comparing", "files")] * 12
+    assert seen[24:] == [(12, "comparing", "files")] * 12
 
 
 @pytest.mark.parametrize("what", [KeyboardInterrupt, BricsError])
 def test_an_interruption_leaves_nothing_behind(photos: Path, tmp_path: Path, what: type[BaseException]) -> None:
-    def progress(iterable: Iterable[A], total: int, description: str, unit: str) -> Iterator[A]:
+    def progress(iterable: Iterable[A], total: int, description: str, unit: str, *, done: int = 0) -> Iterator[A]:
         for i, item in enumerate(iterable):
             if i == 5:
                 raise what()
