@@ -34,11 +34,12 @@ def prepare(
 
     Example: brics prepare folder --from ~/Pictures/cats --resolution 64
     """
-    from bricscli.data.sources import SOURCES
+    from bricscli.data import sources
     from bricscli.errors import RecipeError
     from bricscli.run.log import say, track, warn
     from bricscli.tasks.prepare import prepare_folder, prepare_toy
 
+    SOURCES = {name: sources.SOURCES[name] for name in ("toy", "folder")}
     if source not in SOURCES:
         known = ", ".join(f"{name} ({entry.description})" for name, entry in SOURCES.items())
         raise RecipeError(f"SOURCE: `{source}` is unknown. There are: {known}.")

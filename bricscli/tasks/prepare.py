@@ -19,7 +19,7 @@ from bricscli import files
 from bricscli.data import images, toy
 from bricscli.data.labels import LABEL, encode_label
 from bricscli.data.shards import MANIFEST, Sample, ShardSet, write_shards
-from bricscli.data.sources import list_images
+from bricscli.data.sources.folder import list_images
 from bricscli.data.workers import map_in_order
 from bricscli.errors import DataError, RecipeError
 

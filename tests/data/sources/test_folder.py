@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bricscli.data.sources import SOURCES, list_images
+from bricscli.data.sources import SOURCES
+from bricscli.data.sources.folder import list_images
 from bricscli.errors import DataError
 
 
