@@ -4,6 +4,7 @@ An item knows the place of its bytes in the archive, so that any process reads i
 WebDataset's shards are such archives; what stands beside an image in them (.json, .cls) is not looked at.
 """
 
+import re
 import stat
 import zipfile
 import zlib
@@ -32,6 +33,7 @@ MAX_RATIO = 200
 #: An archive in the archive: nobody looks into it, and it is not passed over in silence either.
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+_LEADS_OUT = re.compile(r"^/|^[A-Za-z]:[/\\]|(^|[/\\])\.\.([/\\]|$)")
 _LOCAL_HEADER = 30  # bytes before the name
 
 
@@ -159,7 +161,7 @@ def _refused_member(member: zipfile.ZipInfo) -> str:
 def _refused(name: str, size: int) -> str:
     if name.lower().endswith(_ARCHIVES):
         return "an archive in the archive"
-    if name.startswith("/") or "\\" in name or name[1:2] == ":" or ".." in name.split("/"):
+    if _LEADS_OUT.search(name):
         return "its name leads out of the archive"
     return f"more than {files.show_bytes(MAX_MEMBER_BYTES)}" if size > MAX_MEMBER_BYTES else ""
 

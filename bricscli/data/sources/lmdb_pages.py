@@ -31,6 +31,7 @@ _BRANCH, _LEAF, _OVERFLOW, _META_PAGE = 0x01, 0x02, 0x04, 0x08
 _LARGE, _SUB_DATABASE, _DUPLICATES = 0x01, 0x02, 0x04
 _NO_PAGE = (1 << 64) - 1
 _MAX_DEPTH = 32
+_BLOCK = 4096
 _AGAIN = "a half-copied download? Copy or download it again."
 
 
@@ -100,7 +101,9 @@ def read_value(path: str, offset: int, size: int, page: int) -> bytes:
         return read_part(path, offset, size)
     data = read_part(path, offset - _HEADER_BYTES, _HEADER_BYTES + size)
     number, _, flags, _, _ = _HEADER.unpack_from(data)
-    if number != page or flags & 0x0F != _OVERFLOW:
+    # Later pages of a value have no header; but no image is empty for a whole block of the disk.
+    blocks = (data[at : at + _BLOCK] for at in range(0, len(data) - _BLOCK + 1, _BLOCK))
+    if number != page or flags & 0x0F != _OVERFLOW or any(not block.strip(b"\0") for block in blocks):
         raise ImageError("its pages in the database are damaged: a half-copied download?")
     return data[_HEADER_BYTES:]
 
