@@ -12,6 +12,8 @@ there are more videos than images, those with the smallest SHA-256 of (seed, nam
 
 import functools
 import hashlib
+import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +60,7 @@ class FrameItem:
 
     def digest(self) -> str:
         """Of the video's digest, the seed and the frame's number."""
-        return sha256(f"{_file_digest(self.path)} {self.video} {self.seed} {self.number} {self.crop}".encode())
+        return sha256(f"{_digest(self.path)} {self.video} {self.seed} {self.number} {self.crop}".encode())
 
     def read(self) -> bytes:
         return encode_png(self.load())
@@ -175,7 +177,7 @@ def _frame_at(container: "InputContainer", share: float) -> "VideoFrame":
     length = stream.duration
     if not length and container.duration and stream.time_base:
         length = int(container.duration / av.time_base / stream.time_base)
-    wanted = begin + int(share * (length or 0))
+    wanted = begin + math.ceil(share * (length or 0))
     if wanted > begin:
         container.seek(wanted, stream=stream)
     last = None
@@ -222,10 +224,16 @@ def _drawn(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / (1 << 48)
 
 
-@functools.lru_cache(maxsize=64)
-def _file_digest(path: str) -> str:
+def _digest(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.stat(path)
+        return _digest_of(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of(path: str, size: int, modified: int) -> str:
+    """Of a file in one state, once for all frames of a video."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
