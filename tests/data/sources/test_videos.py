@@ -40,6 +40,7 @@ def write(path: Path, frames: int = 24, codec: str = "mpeg4", width: int = 64, h
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=8)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 6
         stream.bit_rate = 4_000_000
         for i in range(frames):
@@ -130,6 +131,19 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path, secret: Path, ending: st
         assert secret.stat().st_atime_ns == 0
 
 
+def test_the_attack_works_on_a_player_that_is_not_told_the_format(tmp_path: Path) -> None:
+    """A list of files, called a video, beside a file that it names: ffmpeg left to itself reads it, we do not."""
+    secret, path = write(tmp_path / "hidden/secret.mp4", frames=4), tmp_path / "hidden/list.mp4"
+    path.write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    os.utime(secret, (0, 0))
+    with pytest.raises(ImageError):
+        videos.read_frame(str(path), 0.5)
+    assert secret.stat().st_atime_ns == 0
+    with av.open(str(path)) as container:
+        next(container.decode(video=0))
+    assert secret.stat().st_atime_ns > 0
+
+
 def test_references_to_other_files_within_a_video_are_not_followed(tmp_path: Path, secret: Path) -> None:
     """A QuickTime file whose samples are said to lie in another."""
     path = write(tmp_path / "in/a.mov", frames=4)
@@ -151,6 +165,7 @@ def test_broken_and_empty_videos_have_a_reason(tmp_path: Path) -> None:
         (tmp_path / "v" / name).write_bytes(data)
     with av.open(str(tmp_path / "v/sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
+        assert isinstance(stream, av.AudioStream)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
