@@ -4,6 +4,7 @@ No torch at import.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,17 @@ class ImageCollection:
     digest: str
     split: str | None = None
     lossy: bool = False  #: some are JPEG files
+    about: Callable[[int], dict[str, str]] = lambda i: {"name": str(i)}  #: "name" and, where known, "source"
 
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Pixels]:
         """uint8 (B,3,H,W). With a limit, a fixed random choice: the first ones may all be of one kind."""
-        chosen = range(self.count) if limit is None else sorted(order(0, self.count, 0)[:limit].tolist())
+        chosen = self.chosen(limit)
         for start in range(0, len(chosen), batch_size):
             yield np.stack([self.read(i) for i in chosen[start : start + batch_size]])
+
+    def chosen(self, limit: int | None) -> Sequence[int]:
+        """The numbers of the images that `batches` gives."""
+        return range(self.count) if limit is None else sorted(order(0, self.count, 0)[:limit].tolist())
 
     def used(self, limit: int | None) -> int:
         """How many images `batches` gives."""
@@ -92,7 +98,10 @@ def open_prepared(path: Path, split: str = "all") -> ImageCollection:
 
     if not samples:
         raise DataError(f"{path}: has no images in split {split}. Choose another split.")
-    return ImageCollection(path.absolute().name, len(samples), read, (resolution, resolution), data.digest, split)
+    return ImageCollection(
+        path.absolute().name, len(samples), read, (resolution, resolution), data.digest, split,
+        about=lambda i: _about_sample(*samples[i]),
+    )
 
 
 def open_folder(folder: Path) -> ImageCollection:
@@ -125,7 +134,8 @@ def open_folder(folder: Path) -> ImageCollection:
 
     lossy = any(p.suffix.lower() in _LOSSY for p in paths)
     return ImageCollection(
-        folder.absolute().name, len(paths), read, (shape[0], shape[1]), digest.hexdigest(), lossy=lossy
+        folder.absolute().name, len(paths), read, (shape[0], shape[1]), digest.hexdigest(), lossy=lossy,
+        about=lambda i: {"name": paths[i].relative_to(folder).as_posix()},
     )
 
 
@@ -139,7 +149,8 @@ def _open_samples(folder: Path) -> ImageCollection:
         digest.update(f"{sample_key(seed)}.png\0{hashlib.sha256(samples.read(seed)).hexdigest()}\n".encode())
     shape = (samples.resolution, samples.resolution)
     return ImageCollection(
-        folder.absolute().name, len(seeds), lambda i: samples.image(seeds[i]), shape, digest.hexdigest()
+        folder.absolute().name, len(seeds), lambda i: samples.image(seeds[i]), shape, digest.hexdigest(),
+        about=lambda i: {"name": sample_key(seeds[i])},
     )
 
 
@@ -153,6 +164,19 @@ def _read_sample(split: Split, i: int, resolution: int) -> Pixels:
         return decode_image(split.read(i), resolution)
     except ImageError as error:
         raise DataError(f"{split.where(i, 'png')}: {error}. Delete the data set and make it again.") from error
+
+
+def _about_sample(split: Split, i: int) -> dict[str, str]:
+    """Its key, and where `brics prepare` had it from: a file's name in the source."""
+    about = {"name": split.key(i)}
+    if "json" in split.extensions:
+        try:
+            origin = json.loads(split.read(i, "json"))
+        except ValueError:
+            origin = None
+        if isinstance(origin, dict) and isinstance(origin.get("source"), str):
+            about["source"] = origin["source"]
+    return about
 
 
 def _read_file(path: Path) -> Pixels:
