@@ -13,8 +13,8 @@ def nn_search(
     ref: Annotated[str, typer.Option("--ref", metavar="REF", help="The training images: a prepared data set, by path, "
                                      "name or a part of its name, or a folder of images.")],
     k: Annotated[int, typer.Option("-k", metavar="K", help="How many neighbours of each sample.")] = 8,
-    metric: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lpips-squeeze; clip: 1 - cosine of its "
-                                             "features; pixel: mean squared difference, which needs no download.")] = "lpips-alex",
+    metric: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex or lpips-squeeze; clip: 1 - cosine of features; "
+                                             "pixel, mean squared difference, needs no download.")] = "lpips-alex",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the result goes (default: neighbours-METRIC "
                                                                  "beside the samples).")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: "
@@ -40,14 +40,16 @@ def nn_search(
     at the left, their neighbours at the right) and closest.png (the samples that are nearest to a training image).
 
     Copies: there is no distance below which an image is a copy in all data. Here a sample counts as one where it is
-    nearer than nearly all training images are to each other (--quantile). Samples as different as further training
-    images would be called copies that often by chance: the count is printed beside the one expected, with the
-    probability of so many. In a training set with many near-duplicates the threshold is low and copies can hide below
-    it; blurred or uniform samples are near everything, which the ratio of the medians shows. Look at closest.png.
+    nearer than nearly all training images are to each other (--quantile), and perhaps as a changed copy where its
+    nearest training image is nearer, relative to the second nearest, than nearly all training images have it. Samples
+    that are like further training images fall below these limits by chance as well: each count is printed beside the
+    one expected, with the probability of so many. In a training set with many near-duplicates the limits are low and
+    copies can hide; blurred or uniform samples are near to everything, which the medians show. Look at closest.png.
 
     Example: brics nn-search samples --ref lsun-church -k 8 --metric lpips-alex --mirror
     """
     from bricscli.data.collection import find_images
+    from bricscli.errors import DataError
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.nn_search import check_metric, describe_result, load_embedding
@@ -56,8 +58,11 @@ def nn_search(
     place = choose_device(device)
     check_metric(metric)
     samples, reference = find_images(queries), find_images(ref, split, default="train")
-    embedding, digest = load_embedding(metric, place)
     folder = out or queries.parent / f"neighbours-{metric}"
+    if any(Path(where).resolve() in (folder / "sheet.png").resolve().parents for where in (queries, ref)):
+        raise DataError(f"{folder}: lies in a folder that is searched, whose images its sheets would be. "
+                        "Choose another --out.")
+    embedding, digest = load_embedding(metric, place)
     result = search(samples, reference, embedding, folder, weights_digest=digest, k=k, mirror=mirror, limit=limit,
                     own=own, quantile=quantile, memory=memory)
     say("\n".join([*describe_result(result), f"written to {folder}: neighbours.json, sheet.png, closest.png"]))

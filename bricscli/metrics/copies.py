@@ -1,9 +1,13 @@
 """Which samples are nearer to a training image than training images are to each other.
 
-How near is too near depends on the data: the scale is the distance of training images, chosen at random, to their own
-nearest other training image. A sample counts as a copy where it is nearer than the r-th smallest of S such distances,
-r = max(1, floor(quantile S)). If samples were like further images of the same kind, each would be that near with
-probability r / (S + 1): some are called copies by chance, and how many is known.
+How near is too near depends on the data: the scale is what training images, chosen at random, have against all other
+training images. A sample is below the limit where its number is smaller than the r-th smallest of S such numbers,
+r = max(1, floor(quantile S)). If samples were like further images of the same kind, each would be that with probability
+r / (S + 1): some are below it by chance, and how many is known.
+
+Two numbers are judged so: the distance to the nearest training image, which tells copies; and that distance divided by
+the one to the second nearest. The latter tells copies that were moved or changed so much that others are as near to
+each other somewhere in the data, but not there (a local scale, as in Lowe's ratio test, IJCV 60(2), 2004, section 7.1).
 """
 
 import math
@@ -14,39 +18,47 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Copies:
-    """What the distances say."""
+class Verdict:
+    """What numbers of samples are beside the same numbers of training images ("own"); small ones are suspect."""
 
-    threshold: float  #: a sample nearer than this counts as a copy, and one at distance 0
-    rank: int  #: r: the threshold is the r-th smallest of the training images' own distances
-    own: int  #: S: how many own distances there are
-    count: int  #: copies
-    identical: int  #: of these, samples with distance 0
-    expected: float  #: copies expected by chance, if samples were like further training images
-    probability: float  #: of at least as many copies by chance
-    median: float  #: of the samples' nearest distances
+    limit: float  #: a sample is below where its number is smaller than this, or 0
+    rank: int  #: r: the limit is the r-th smallest of the own numbers
+    own: int  #: S: how many own numbers there are
+    count: int  #: samples below
+    zero: int  #: of these, samples with the number 0
+    expected: float  #: how many were below by chance, if samples were like further training images
+    probability: float  #: of at least as many by chance
+    median: float  #: of the samples
     own_median: float
     own_smallest: float
 
+    def below(self, number: float) -> bool:
+        return number < self.limit or number == 0
+
     @property
     def ratio(self) -> float:
-        """Of the medians. Below 1: samples in general are nearer than training images are to each other."""
+        """Of the medians. Of distances, below 1: samples are nearer in general than training images to each other."""
         return self.median / self.own_median if self.own_median else math.inf
 
 
-def judge_copies(nearest: Sequence[float], own: Sequence[float], quantile: float = 0.01) -> Copies | None:
-    """`nearest`: of each sample, the distance to its nearest training image. None where there is no `own` distance."""
-    scale = np.sort([distance for distance in own if math.isfinite(distance)])
+def judge(samples: Sequence[float], own: Sequence[float], quantile: float = 0.01) -> Verdict | None:
+    """None where there are no finite `own` numbers."""
+    scale = np.sort([number for number in own if math.isfinite(number)])
     if not len(scale):
         return None
-    distances = np.asarray(nearest, np.float64)
+    numbers = np.asarray(samples, np.float64)
     rank = max(1, math.floor(quantile * len(scale)))
-    threshold = float(scale[rank - 1])
-    count = int(((distances < threshold) | (distances == 0)).sum())
-    return Copies(
-        threshold, rank, len(scale), count, int((distances == 0).sum()), len(distances) * rank / (len(scale) + 1),
-        chance_of(count, len(distances), rank, len(scale)), float(np.median(distances)), float(np.median(scale)),
+    limit = float(scale[rank - 1])
+    count = int(((numbers < limit) | (numbers == 0)).sum())
+    return Verdict(
+        limit, rank, len(scale), count, int((numbers == 0).sum()), len(numbers) * rank / (len(scale) + 1),
+        chance_of(count, len(numbers), rank, len(scale)), float(np.median(numbers)), float(np.median(scale)),
         float(scale[0]))
+
+
+def second_ratio(first: float, second: float) -> float:
+    """Nearest distance over the second nearest: 0 to 1, small where one image stands out; 1 where there is no other."""
+    return first / second if 0 < second < math.inf else 1.0
 
 
 def chance_of(count: int, samples: int, rank: int, own: int) -> float:
@@ -66,6 +78,6 @@ def chance_of(count: int, samples: int, rank: int, own: int) -> float:
     return min(1.0, sum(map(math.exp, terms)))
 
 
-def share_below(distance: float, own: Sequence[float]) -> float:
-    """Of the training images' own distances, how many are smaller: 0 to 1."""
-    return float(np.mean(np.asarray(own) < distance))
+def share_below(number: float, own: Sequence[float]) -> float:
+    """Of the own numbers, how many are smaller: 0 to 1."""
+    return float(np.mean(np.asarray(own) < number))

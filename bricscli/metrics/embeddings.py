@@ -4,7 +4,7 @@ An embedding turns images (B,3,H,W) uint8 into vectors (B,D) float32 on its devi
 name promises. In passes of one width, so that an image's vector depends on no other image.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,15 +46,18 @@ class Embedding:
     device: torch.device
     width: int = 16
 
+    def passes(self, images: Tensor) -> Iterator[Tensor]:
+        """(B,3,H,W) uint8 -> (<= width, D) float32 on the device, one after the other."""
+        for part in images.split(self.width):
+            missing = self.width - len(part)
+            padded = torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing else part
+            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                vectors = self.function(padded.to(self.device)).float()
+            yield vectors[: len(part)]
+
     def __call__(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) uint8 -> (B,D) float32 on the device."""
-        parts = []
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            for part in images.split(self.width):
-                missing = self.width - len(part)
-                padded = torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing else part
-                parts.append(self.function(padded.to(self.device)).float()[: len(part)])
-        return torch.cat(parts)
+        """(B,D) float32 on the device."""
+        return torch.cat(list(self.passes(images)))
 
 
 def lpips_embedding(name: str, state: Mapping[str, Tensor] | None, device: torch.device) -> Embedding:

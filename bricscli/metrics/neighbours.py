@@ -96,7 +96,7 @@ class NeighbourSearch:
         numbers = torch.arange(start, start + distance.shape[1])
         index = torch.where(distance.isfinite(), numbers, -1)
         state, k = self.nearest, self.nearest.distance.shape[1]
-        distance, order = torch.cat([state.distance[queries], distance], 1).sort(dim=1, stable=True)  # ties: first stays
+        distance, order = torch.cat([state.distance[queries], distance], 1).sort(dim=1, stable=True)  # as it came
         order = order[:, :k]
         state.distance[queries] = distance[:, :k]
         state.index[queries] = torch.cat([state.index[queries], index], 1).gather(1, order)
@@ -105,9 +105,19 @@ class NeighbourSearch:
 
 def embed(images: Tensor, embedding: Embedding, mirror: bool = False) -> Tensor:
     """uint8 (B,3,H,W) -> (B,o,D): the images and, with `mirror`, their mirror images; D padded by 0 for `BLOCK`."""
-    orientations = [images, images.flip(3)] if mirror else [images]
-    vectors = torch.stack([embedding(part) for part in orientations], 1)
-    return torch.nn.functional.pad(vectors, (0, -vectors.shape[2] % BLOCK))
+    result: Tensor | None = None
+    for orientation in range(2 if mirror else 1):
+        start = 0
+        for vectors in embedding.passes(images.flip(3) if orientation else images):
+            count, dimension = vectors.shape
+            if result is None:
+                padded = dimension + -dimension % BLOCK
+                result = vectors.new_empty((len(images), 2 if mirror else 1, padded))
+                result[:, :, dimension:] = 0
+            result[start : start + count, orientation, :dimension] = vectors
+            start += count
+    assert result is not None
+    return result
 
 
 def find_nearest(queries: Tensor, chunks: Iterable[Tensor], embedding: Embedding, k: int, mirror: bool = False

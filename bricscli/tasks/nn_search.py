@@ -6,6 +6,7 @@ samples that are nearest to a training image.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -21,7 +22,7 @@ from bricscli.data.collection import ImageCollection
 from bricscli.data.images import Pixels, encode_png
 from bricscli.data.loader import order
 from bricscli.errors import DataError, RecipeError
-from bricscli.metrics.copies import Copies, judge_copies, share_below
+from bricscli.metrics.copies import Verdict, judge, second_ratio, share_below
 from bricscli.metrics.embeddings import (
     DISTANCES,
     Embedding,
@@ -137,33 +138,40 @@ def _read_result(out: Path) -> dict[str, Any] | None:
 
 
 def _describe(found: Found, stream: ReferenceStream, protocol: dict[str, Any]) -> dict[str, Any]:
-    samples, own = found.samples, found.own.distance[:, 0].tolist()
-    copies = judge_copies(samples.distance[:, 0].tolist(), own, protocol["quantile"])
+    samples, own, quantile = found.samples.distance.tolist(), found.own.distance.tolist(), protocol["quantile"]
+    own_ratios = [second_ratio(*pair) for pair in own if pair[1] < math.inf]
+    own_nearest = [pair[0] for pair in own]
+    ratios = [second_ratio(*distances[:2]) for distances in samples]
+    copies = judge([distances[0] for distances in samples], own_nearest, quantile)
+    alone = judge(ratios, own_ratios, quantile)
     entries = []
-    for number, distances, indices, mirrored in zip(stream.numbers, samples.distance.tolist(), samples.index.tolist(),
-                                                    samples.mirrored.tolist(), strict=True):
-        neighbours = [{"index": i, **stream.reference.about(i), "mirrored": flipped, "distance": _rounded(distance)}
-                      for distance, i, flipped in zip(distances, indices, mirrored, strict=True) if i >= 0]
+    rows = zip(stream.numbers, samples, ratios, found.samples.index.tolist(), found.samples.mirrored.tolist(),
+               strict=True)
+    for number, distances, ratio, indices, mirrored in rows:
         entry = {"index": number, **stream.queries.about(number)}
         if copies is not None:
-            nearest = distances[0]
-            entry |= {"copy": nearest < copies.threshold or nearest == 0, "nearer_than_this": share_below(nearest, own)}
-        entries.append(entry | {"neighbours": neighbours})
+            entry |= {"copy": copies.below(distances[0]),
+                      "training_images_nearer": share_below(distances[0], own_nearest)}
+        entry |= {"first_over_second": _rounded(ratio)} | ({"alone": alone.below(ratio)} if alone else {})
+        entry["neighbours"] = [
+            {"index": i, **stream.reference.about(i), "mirrored": flipped, "distance": _rounded(distance)}
+            for distance, i, flipped in zip(distances, indices, mirrored, strict=True) if i >= 0][: stream.k]
+        entries.append(entry)
     process = describe_process()
     kept = {name: process[name] for name in ("brics", "torch", "torchvision", "numpy", "pillow")}
     if protocol["metric"]["name"].startswith("lpips"):
         kept["lpips"] = version("lpips")
-    return {"kind": "neighbours", "protocol": protocol, "copies": _describe_copies(copies, found),
+    return {"kind": "neighbours", "protocol": protocol, "copies": _show(copies), "alone": _show(alone),
+            "own_with_a_twin": int(found.twins.sum()),
             "sheets": {SHEET: "the first samples in their own order", CLOSEST: "the samples nearest to a neighbour"},
             "versions": kept, "queries": entries}
 
 
-def _describe_copies(copies: Copies | None, found: Found) -> dict[str, Any] | None:
-    if copies is None:
+def _show(verdict: Verdict | None) -> dict[str, Any] | None:
+    if verdict is None:
         return None
-    numbers = {name: _rounded(value) if isinstance(value, float) else value for name, value in asdict(copies).items()}
-    return numbers | {"ratio_of_medians": _rounded(copies.ratio) if copies.own_median else None,
-                      "own_with_a_twin": int(found.twins.sum())}
+    numbers = asdict(verdict) | {"ratio_of_medians": verdict.ratio if verdict.own_median else None}
+    return {name: _rounded(value) if isinstance(value, float) else value for name, value in numbers.items()}
 
 
 def _rounded(value: float) -> float:
@@ -173,35 +181,46 @@ def _rounded(value: float) -> float:
 
 def describe_result(result: dict[str, Any]) -> list[str]:
     """The lines to print."""
-    protocol, copies = result["protocol"], result["copies"]
+    protocol, copies, alone = result["protocol"], result["copies"], result["alone"]
     queries, reference, own = protocol["queries"], protocol["reference"], protocol["own_distances"]
     split = f", split {reference['split']}" if "split" in reference else ""
     mirror = " and their mirror images" if protocol["mirrored_too"] else ""
-    lines = [f"{queries['images']} samples of {queries['name']} against the {reference['images']} images of "
-             f"{reference['name']}{split}{mirror}, by {protocol['metric']['label']}"]
     nearest = min(result["queries"], key=lambda entry: entry["neighbours"][0]["distance"])
     found = nearest["neighbours"][0]
-    lines.append(f"the nearest: {nearest['name']}, {found['distance']:.4g} from {found.get('source', found['name'])}")
+    lines = [f"{queries['images']} samples of {queries['name']} against the {reference['images']} images of "
+             f"{reference['name']}{split}{mirror}, by {protocol['metric']['label']}",
+             f"the nearest: {nearest['name']}, {found['distance']:.4g} from {found.get('source', found['name'])}"]
     if copies is None:
-        return [*lines, "copies: not judged without distances of training images to each other (--own)"]
-    chance = "" if copies["count"] == 0 else f" (so many or more by chance: {copies['probability']:.2g})"
-    lines += [
-        f"copies: {copies['count']} of {queries['images']} samples are nearer to a training image than "
-        f"{copies['threshold']:.4g}, or the same; {copies['expected']:.2g} expected by chance{chance}",
-        f"  the threshold is the {_nth(copies['rank'])} smallest of the distances of {copies['own']} training images, "
-        f"chosen at random, to their nearest other one; samples like further training images would be below it by "
-        "chance as often",
-        f"medians: {copies['median']:.4g} of samples, {copies['own_median']:.4g} of training images, ratio "
-        f"{copies['ratio_of_medians']:.3g}" + ("; well below 1, samples in general are nearer, as blur or little "
-                                               "variety make them without copying"
-                                               if copies["ratio_of_medians"] < 0.8 else "")]
-    if copies["own_with_a_twin"]:
-        lines.append(f"{copies['own_with_a_twin']} of {own['images']} training images have a twin with the same "
-                     "pixels, which was left out")
+        return [*lines, "copies: not judged without distances of training images to each other"]
+    lines.append(f"copies: {copies['count']} of {queries['images']} samples are nearer to a training image than "
+                 f"{copies['limit']:.4g}, or identical; {_chance(copies)}")
+    if alone is not None:
+        lines.append(f"perhaps changed copies: {alone['count']} of {queries['images']} samples have one training image "
+                     f"nearer than {alone['limit']:.3g} of the second nearest's distance; {_chance(alone)}")
+    lines += [f"  limits: the {_nth(copies['rank'])} smallest of what {copies['own']} training images, chosen at "
+              "random, have against all others; samples like further training images are below them by chance as often",
+              f"median distance to the nearest: {copies['median']:.4g} of samples, {copies['own_median']:.4g} of "
+              f"training images{_medians(copies['ratio_of_medians'])}"]
+    if result["own_with_a_twin"]:
+        lines.append(f"{result['own_with_a_twin']} of {own['images']} training images have a twin with the same "
+                     "pixels, which was not counted as their neighbour")
     if copies["own"] * protocol["quantile"] < 1:
-        lines.append(f"  {copies['own']} distances are too few for a quantile of {protocol['quantile']:g}: the "
-                     "smallest one stands for it")
+        lines.append(f"  {copies['own']} training images are too few for a quantile of {protocol['quantile']:g}: the "
+                     "smallest number stands for it")
     return lines
+
+
+def _chance(verdict: dict[str, Any]) -> str:
+    so_many = f", as many or more with probability {verdict['probability']:.2g}" if verdict["count"] else ""
+    return f"{verdict['expected']:.2g} expected by chance{so_many}"
+
+
+def _medians(ratio: float | None) -> str:
+    """Said only where it changes what the counts mean."""
+    if ratio is None or ratio > 0.8:
+        return "" if ratio is None else f" (ratio {ratio:.3g})"
+    return (f" (ratio {ratio:.3g}: samples in general are nearer; blur and little variety do that without copying, so "
+            "look at the sheets)")
 
 
 def _nth(number: int) -> str:

@@ -78,7 +78,7 @@ class ReferenceStream:
     reference: ImageCollection
     own: Sequence[int]  #: of the reference's images that are queries themselves
     embedding: Embedding
-    k: int
+    k: int  #: neighbours of a query; at least 2 are kept, those of own images are 2
     mirror: bool
     progress_path: Path
     protocol: dict[str, Any]
@@ -149,8 +149,7 @@ class ReferenceStream:
 
     def _load(self, plan: Plan) -> Found:
         """Nothing, or where an earlier process was. Raises DataError where that was another search."""
-        found = Found(Nearest.empty(len(self.numbers), self.k), Nearest.empty(len(self.own), 1),
-                      torch.zeros(len(self.own), dtype=torch.bool))
+        found = self._nothing()
         if not self.progress_path.exists():
             return found
         try:
@@ -163,8 +162,7 @@ class ReferenceStream:
                 found.twins.copy_(torch.from_numpy(saved["twins"]))
         except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, EOFError):
             warn(f"{self.progress_path}: is damaged; the search starts again.")
-            return Found(Nearest.empty(len(self.numbers), self.k), Nearest.empty(len(self.own), 1),
-                         torch.zeros(len(self.own), dtype=torch.bool))
+            return self._nothing()
         refuse_other(self.progress_path.parent, protocol, self.protocol)
         if position and end - done > plan.rows:  # of a run with more memory: this pass again
             self._forget(found, done, end)
@@ -172,6 +170,10 @@ class ReferenceStream:
         found.done, found.end, found.position = done, end, position
         say(f"{self.progress_path.parent}: goes on after {position} images of the reference.")
         return found
+
+    def _nothing(self) -> Found:
+        return Found(Nearest.empty(len(self.numbers), max(self.k, 2)), Nearest.empty(len(self.own), 2),
+                     torch.zeros(len(self.own), dtype=torch.bool))
 
     def _forget(self, found: Found, start: int, end: int) -> None:
         split = len(self.numbers)
