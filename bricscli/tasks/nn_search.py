@@ -40,6 +40,8 @@ from bricscli.tasks.reference_stream import Found, ReferenceStream, plan_memory,
 SHEET_ROWS = 32
 #: Of the random choice of training images whose own nearest distances are the scale.
 OWN_SEED = 1
+#: Below this ratio of medians, being near is common among the samples and says little.
+DOUBTFUL = 0.8
 RESULT, PROGRESS, SHEET, CLOSEST = "neighbours.json", "progress.npz", "sheet.png", "closest.png"
 
 
@@ -80,7 +82,7 @@ def nn_search(queries: ImageCollection, reference: ImageCollection, embedding: E
     numbers = queries.chosen(limit)
     chosen = sorted(order(OWN_SEED, reference.count, 0)[:own].tolist()) if reference.count > 1 else []
     probe = embed(torch.from_numpy(reference.read(0))[None], embedding)
-    plan = plan_memory(memory, probe.shape[2], mirror, len(numbers) + len(chosen))
+    plan = plan_memory(memory, probe.shape[2], mirror, len(numbers) + len(chosen), embedding.width)
     protocol = {
         "metric": {"name": embedding.name, "label": DISTANCES[embedding.name].label,
                    "meaning": DISTANCES[embedding.name].meaning, "weights_sha256": weights_digest},
@@ -95,7 +97,7 @@ def nn_search(queries: ImageCollection, reference: ImageCollection, embedding: E
         return earlier
     if reference.count < k:
         warn(f"{reference.name}: has {reference.count} images, so that no sample has {k} neighbours.")
-    if queries.digest == reference.digest:
+    if (queries.digest, queries.split) == (reference.digest, reference.split):
         warn(f"{queries.name}: is the reference itself, so that each image finds itself.")
     out.mkdir(parents=True, exist_ok=True)
     with lock_folder(out):
@@ -193,14 +195,14 @@ def describe_result(result: dict[str, Any]) -> list[str]:
     if copies is None:
         return [*lines, "copies: not judged without distances of training images to each other"]
     lines.append(f"copies: {copies['count']} of {queries['images']} samples are nearer to a training image than "
-                 f"{copies['limit']:.4g}, or identical; {_chance(copies)}")
+                 f"{copies['limit']:.4g}, or identical{_doubt(copies)}; {_chance(copies)}")
     if alone is not None:
         lines.append(f"perhaps changed copies: {alone['count']} of {queries['images']} samples have one training image "
                      f"nearer than {alone['limit']:.3g} of the second nearest's distance; {_chance(alone)}")
     lines += [f"  limits: the {_nth(copies['rank'])} smallest of what {copies['own']} training images, chosen at "
               "random, have against all others; samples like further training images are below them by chance as often",
               f"median distance to the nearest: {copies['median']:.4g} of samples, {copies['own_median']:.4g} of "
-              f"training images{_medians(copies['ratio_of_medians'])}"]
+              "training images"]
     if result["own_with_a_twin"]:
         lines.append(f"{result['own_with_a_twin']} of {own['images']} training images have a twin with the same "
                      "pixels, which was not counted as their neighbour")
@@ -215,12 +217,13 @@ def _chance(verdict: dict[str, Any]) -> str:
     return f"{verdict['expected']:.2g} expected by chance{so_many}"
 
 
-def _medians(ratio: float | None) -> str:
-    """Said only where it changes what the counts mean."""
-    if ratio is None or ratio > 0.8:
-        return "" if ratio is None else f" (ratio {ratio:.3g})"
-    return (f" (ratio {ratio:.3g}: samples in general are nearer; blur and little variety do that without copying, so "
-            "look at the sheets)")
+def _doubt(copies: dict[str, Any]) -> str:
+    """Samples that are all nearer than training images are to each other are no copies for that."""
+    ratio = copies["ratio_of_medians"]
+    if ratio is None or ratio > DOUBTFUL:
+        return ""
+    return (f" (doubtful: samples in general are nearer, {ratio:.2g} of the training images' median distance; blur and "
+            "little variety do that without copying)")
 
 
 def _nth(number: int) -> str:

@@ -54,14 +54,16 @@ class Found:
     position: int = 0
 
 
-def plan_memory(gigabytes: float, dimension: int, mirror: bool, rows: int) -> Plan:
+def plan_memory(gigabytes: float, dimension: int, mirror: bool, rows: int, width: int = 1) -> Plan:
     """For vectors of `dimension` numbers. The network's own memory is not counted.
 
-    A quarter is for the chunk, the rest for the queries. Raises RecipeError where one of each does not fit.
+    A quarter is for the chunk, which is whole passes of `width` images if one fits, the rest for the queries. Raises
+    RecipeError where one of each does not fit.
     """
-    vector, memory = 4 * dimension, gigabytes * 1e9
+    vector, memory = 4 * dimension, gigabytes * 1e9 if gigabytes > 0 else 0.0  # 0 for NaN too
     image = vector * (2 if mirror else 1)
     chunk = int(min(memory / 4 // (2 * image), CHUNK))
+    chunk -= chunk % width if chunk > width else 0
     fitting = int((memory - 2 * image * chunk) // (vector + _PAIR_BYTES * chunk * image // vector))
     if chunk < 1 or fitting < 1:
         raise RecipeError(f"--memory {gigabytes:g}: too small for vectors of {files.show_bytes(vector)}. "
@@ -154,7 +156,7 @@ class ReferenceStream:
             return found
         try:
             with np.load(self.progress_path, allow_pickle=False) as saved:
-                protocol = json.loads(str(saved["protocol"]))
+                refuse_other(self.progress_path.parent, json.loads(str(saved["protocol"])), self.protocol)
                 done, end, position = map(int, saved["place"])
                 for name, nearest in (("samples", found.samples), ("own", found.own)):
                     for part in ("distance", "index", "mirrored"):
@@ -163,7 +165,6 @@ class ReferenceStream:
         except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, EOFError):
             warn(f"{self.progress_path}: is damaged; the search starts again.")
             return self._nothing()
-        refuse_other(self.progress_path.parent, protocol, self.protocol)
         if position and end - done > plan.rows:  # of a run with more memory: this pass again
             self._forget(found, done, end)
             end = position = 0
