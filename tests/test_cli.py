@@ -31,7 +31,7 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
                "--set", "losses.perceptual=0"]
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
-COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"],
+COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"], ["nn-search"],
             ["table"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"],
             ["eval", "spectrum"]]
 
@@ -600,6 +600,25 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["eval", "usage", "--split", "test"], 3, "no split `test`; there is train, val"),
     (["eval", "usage", "--out", "in-the-way/deep"], 3, "in-the-way/deep"),
     (["eval", "usage", "--out", "READ-ONLY/evals"], 3, "READ-ONLY/evals: cannot be written"),
+    (["nn-search", "samples", "--ref", "toy"], 3, "alexnet-owt-7be5be79.pth: missing.*no-weights.*https://"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixle"], 2, "`pixle` is unknown. Did you mean `pixel`"),
+    (["nn-search", "nowhere", "--ref", "toy", "--metric", "pixel"], 3, "nowhere: neither a folder nor"),
+    (["nn-search", "samples", "--ref", "nowhere", "--metric", "pixel"], 3, "nowhere: neither a folder nor"),
+    (["nn-search", "samples", "--ref", "toy", "--split", "test", "--metric", "pixel"], 3, "no split `test`"),
+    (["nn-search", "empty", "--ref", "toy", "--metric", "pixel"], 3, "empty: holds no images"),
+    (["nn-search", "samples", "--ref", "letters", "--metric", "pixel"], 3, "letters/one.jpg: "),
+    (["nn-search", "samples", "--ref", "other", "--metric", "pixel"], 3,
+     "samples: images are 32x32, those of other 20x20"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixel", "-k", "0"], 2, "-k: 0 is too small"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixel", "--own", "-1"], 2, "--own: -1 is too small"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixel", "--quantile", "1"], 2, "--quantile: 1 is not"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixel", "--memory", "nan"], 2, "--memory nan: too small"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixel", "--memory", "1e-9"], 2, "--memory 1e-09: too small"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixel", "--out", "samples/near"], 3,
+     "samples/near: lies in a folder that is searched"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixel", "--out", "in-the-way/deep"], 3, "in-the-way/deep"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixel", "--out", "READ-ONLY/near"], 3,
+     "READ-ONLY/near: cannot be written"),
     (["table", "11"], 2, "table 11: .* There are: 2, 3, 4, .*, K"),
     (["table", ""], 2, "There are: 2, 3"),
     (["table", "2", "--runs", "nowhere"], 3, "--runs nowhere: no such folder"),
@@ -708,6 +727,29 @@ def test_weights_that_are_not_what_they_claim(world: World, fork: Server, tmp_pa
     (tmp_path / "alexnet-owt-7be5be79.pth").write_bytes(b"something else")
     done = fork(world.path, "eval", "reconstruction", "--metrics", "lpips", BRICS_WEIGHTS=str(tmp_path))
     assert done.code == 3 and "SHA-256 begins" in done.err and len(done.err.splitlines()) == 1
+
+
+def test_nearest_neighbours(world: World, fork: Server, tmp_path: Path) -> None:
+    """From the installed words: each training image that is a sample is found, and said to be a copy.
+
+    The others are blurred, of a model that has hardly learnt: near to everything, which is said as well.
+    """
+    data = world.path / "data" / "toy"
+    shutil.copytree(world.path / "samples", tmp_path / "q", ignore=shutil.ignore_patterns("*.json"))
+    split = ShardSet.open(data).split("train")
+    for i in (3, 30):
+        (tmp_path / "q" / f"training-{i}.png").write_bytes(split.read(i))
+    words = ["nn-search", "q", "--ref", str(data), "--metric", "pixel", "-k", "2"]
+    done = fork(tmp_path, *words)
+    assert done.code == 0, done.err
+    said = (r"14 samples of q against the 48 images of toy, split train, by mean squared difference\n"
+            r"the nearest: training-3\.png, 0 from .*\ncopies: [0-9]+ of 14 samples.*doubtful")
+    assert re.search(said, done.out), done.out
+    result = json.loads((tmp_path / "neighbours-pixel" / "neighbours.json").read_text())
+    found = {entry["name"]: (entry["neighbours"][0]["index"], entry["alone"]) for entry in result["queries"]}
+    assert found["training-3.png"] == (3, True) and found["training-30.png"] == (30, True)
+    again = fork(tmp_path, *words)
+    assert again.code == 0 and again.out == "neighbours-pixel: this search is done already.\n" + done.out
 
 
 # Stopping

@@ -4,6 +4,7 @@ No torch at import.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,17 @@ class ImageCollection:
     lossy: bool = False  #: some are JPEG files
     preparation: dict[str, Any] | None = None  #: how they were, or of samples the training images; None: not known
     folder: Path | None = None  #: of a prepared data set, where what is computed of it can be kept
+    about: Callable[[int], dict[str, str]] = lambda i: {"name": str(i)}  #: "name" and, where known, "source"
 
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Pixels]:
         """uint8 (B,3,H,W). With a limit, a fixed random choice: the first ones may all be of one kind."""
-        chosen = range(self.count) if limit is None else sorted(order(0, self.count, 0)[:limit].tolist())
+        chosen = self.chosen(limit)
         for start in range(0, len(chosen), batch_size):
             yield np.stack([self.read(i) for i in chosen[start : start + batch_size]])
+
+    def chosen(self, limit: int | None) -> Sequence[int]:
+        """The numbers of the images that `batches` gives."""
+        return range(self.count) if limit is None else sorted(order(0, self.count, 0)[:limit].tolist())
 
     def used(self, limit: int | None) -> int:
         """How many images `batches` gives."""
@@ -97,7 +103,8 @@ def open_prepared(path: Path, split: str = "all") -> ImageCollection:
     if not samples:
         raise DataError(f"{path}: has no images in split {split}. Choose another split.")
     return ImageCollection(path.absolute().name, len(samples), read, (resolution, resolution), data.digest, split,
-                           lossy=extension == "jpg", preparation=data.preparation, folder=path)
+                           lossy=extension == "jpg", preparation=data.preparation, folder=path,
+                           about=lambda i: _about_sample(*samples[i]))
 
 
 def open_folder(folder: Path) -> ImageCollection:
@@ -130,7 +137,8 @@ def open_folder(folder: Path) -> ImageCollection:
 
     lossy = any(p.suffix.lower() in _LOSSY for p in paths)
     return ImageCollection(
-        folder.absolute().name, len(paths), read, (shape[0], shape[1]), digest.hexdigest(), lossy=lossy
+        folder.absolute().name, len(paths), read, (shape[0], shape[1]), digest.hexdigest(), lossy=lossy,
+        about=lambda i: {"name": paths[i].relative_to(folder).as_posix()},
     )
 
 
@@ -146,6 +154,7 @@ def _open_samples(folder: Path) -> ImageCollection:
     return ImageCollection(
         folder.absolute().name, len(seeds), lambda i: samples.image(seeds[i]), shape, digest.hexdigest(),
         preparation=samples.header.get("data", {}).get("preparation"),
+        about=lambda i: {"name": sample_key(seeds[i])},
     )
 
 
@@ -159,6 +168,19 @@ def _read_sample(split: Split, i: int, resolution: int, extension: str) -> Pixel
         return decode_image(split.read(i, extension), resolution)
     except ImageError as error:
         raise DataError(f"{split.where(i, extension)}: {error}. Delete the data set and make it again.") from error
+
+
+def _about_sample(split: Split, i: int) -> dict[str, str]:
+    """Its key, and where `brics prepare` had it from: a file's name in the source."""
+    about = {"name": split.key(i)}
+    if "json" in split.extensions:
+        try:
+            origin = json.loads(split.read(i, "json"))
+        except ValueError:
+            origin = None
+        if isinstance(origin, dict) and isinstance(origin.get("source"), str):
+            about["source"] = origin["source"]
+    return about
 
 
 def _read_file(path: Path) -> Pixels:

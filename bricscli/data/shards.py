@@ -91,6 +91,9 @@ class Split:
     def keys(self) -> list[str]:
         return [key for key, _, _ in self._samples]
 
+    def key(self, i: int) -> str:
+        return self._samples[i][0]
+
     @property
     def extensions(self) -> list[str]:
         """What each sample has, sorted."""

@@ -66,8 +66,8 @@ PROTOCOLS: dict[str, Protocol] = {
             "BRICS, Tables 4 and 5",
             samples=50_000,
             reference="the entire training set",
-            source="arXiv:2305.18601v3, section 5 and Appendix F: FID by torch-fidelity, CLIP-FID by clean-fid, precision"
-                   " and recall by youngjung's program",
+            source="arXiv:2305.18601v3, section 5 and Appendix F: FID by torch-fidelity, CLIP-FID by clean-fid,"
+                   " precision and recall by youngjung's program",
             metrics={
                 "fid": _FID,
                 "clip_fid": _CLIP_FID,
@@ -134,7 +134,8 @@ PROTOCOLS: dict[str, Protocol] = {
                 "clip_fid": _CLIP_FID,
             },
             differs=(
-                "KID's subsets are drawn with a fixed seed, from at most 50,000 images of either side; clean-fid draws others at every call.",
+                "KID's subsets are drawn with a fixed seed, from at most 50,000 images of either side; clean-fid draws"
+                " others at every call.",
                 "CLIP in float32; clean-fid computes it in float16 on a card.",
                 "Compared with images here; clean-fid's own table uses statistics that it has precomputed.",
             ),

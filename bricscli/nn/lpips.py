@@ -53,3 +53,38 @@ class LpipsDistance(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self._lpips(a, b).flatten()
+
+
+#: Layout in memory in which a CPU is faster (at 64x64: squeeze 1.6 times, vgg 1.1 times; alex is slower).
+_CHANNELS_LAST = frozenset({"squeeze", "vgg"})
+#: What lpips adds to a feature's length before it divides by it (`normalize_tensor`).
+_LENGTH_EPS = 1e-10
+
+
+class LpipsEmbedding(LpipsDistance):
+    """Images `(B, 3, H, W)` in [-1, 1] -> vectors `(B, D)` whose squared Euclidean distance is their LPIPS.
+
+    LPIPS is a sum over layers l and channels c, and a mean over the H_l W_l positions, of w_lc (u_lc(a) - u_lc(b))^2,
+    where u are features divided by their length. So sqrt(w_lc / (H_l W_l)) u_lc, of all layers, is such a vector.
+    It asks for weights that are not negative: those of lpips 0.1.4 are not. Raises DataError for others.
+    """
+
+    def __init__(self, net: Literal["alex", "vgg", "squeeze"], state: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(net, state)
+        for number, layer in enumerate(self._lpips.lins):
+            lowest = float(layer.model[-1].weight.min())
+            if not lowest >= 0:
+                raise DataError(f"lpips ({net}): a linear weight of layer {number} is {lowest:.3g}; a distance needs "
+                                "weights of at least 0. Install lpips 0.1.4 again.")
+        self.layout = torch.channels_last if net in _CHANNELS_LAST else torch.contiguous_format
+        self._lpips.net.to(memory_format=self.layout)
+
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        features = self._lpips.net(self._lpips.scaling_layer(images.contiguous(memory_format=self.layout)))
+        parts = []
+        for feature, layer in zip(features, self._lpips.lins, strict=True):
+            weight = layer.model[-1].weight.view(1, -1, 1, 1)
+            length = feature.square().sum(1, keepdim=True).sqrt() + _LENGTH_EPS
+            scale = (weight / feature[0, 0].numel()).sqrt()
+            parts.append((feature * (scale / length)).permute(0, 2, 3, 1).flatten(1))  # D in the order of the memory
+        return torch.cat(parts, 1)

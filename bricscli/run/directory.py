@@ -1,9 +1,6 @@
 """The folder of one run, `runs/<name>`: the only place that knows what its files are called."""
 
-import fcntl
 import json
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from bricscli import files
-from bricscli.errors import BricsError, DataError, RecipeError
+from bricscli.errors import DataError, RecipeError
 from bricscli.recipe.load import differing_keys, dump_recipe, read_recipe
 from bricscli.recipe.recipes import Recipe
 from bricscli.run.checkpoint import list_checkpoints
+from bricscli.run.lock import LOCK, lock_folder
 from bricscli.run.log import warn
 
 RECIPE, INFO = "recipe.yaml", "run.json"
-#: Locks this process holds. A child made by fork must let go, or it would hold a dead parent's lock.
-_locks: set[int] = set()
 
 
 class RunDirectory:
@@ -30,7 +26,7 @@ class RunDirectory:
         self.recipe_path = self.path / RECIPE
         self.info_path = self.path / INFO
         self.metrics_path = self.path / "metrics.jsonl"
-        self.lock_path = self.path / "run.lock"
+        self.lock_path = self.path / LOCK
         self.autoencoder_path = self.path / "autoencoder.safetensors"  #: a diffusion run's: the weights it decodes with
         self.checkpoints = self.path / "checkpoints"
         self.sheets = self.path / "sheets"
@@ -96,25 +92,10 @@ class RunDirectory:
 
         Also removes what killed processes left behind.
         """
-        descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            os.close(descriptor)
-            raise BricsError(f"{self.path}: is in use by {holder}. Wait until it ends, or stop it.") from None
-        _locks.add(descriptor)
-        try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-            for folder in (self.path, self.checkpoints, self.sheets, self.evals):
+        with lock_folder(self.path):
+            for folder in (self.checkpoints, self.sheets, self.evals):
                 files.sweep(folder)
             yield
-        finally:
-            if descriptor in _locks:  # not in a child made by fork
-                _locks.discard(descriptor)
-                os.ftruncate(descriptor, 0)
-                os.close(descriptor)
 
 
 def list_runs(root: Path) -> list[RunDirectory]:
@@ -136,12 +117,3 @@ def newest_run(root: Path, kind: str) -> RunDirectory | None:
         except RecipeError as error:
             warn(f"{run.path}: is left out, its recipe cannot be read ({error.lines[0]})")
     return max(found)[2] if found else None
-
-
-def _close_inherited_locks() -> None:
-    for descriptor in _locks:
-        os.close(descriptor)
-    _locks.clear()
-
-
-os.register_at_fork(after_in_child=_close_inherited_locks)
