@@ -293,6 +293,27 @@ def test_table(world: World, fork: Server, tmp_path: Path) -> None:
     assert elsewhere.code == 0 and "not measured" in elsewhere.out and list(tmp_path.iterdir()) == []
 
 
+def test_doctor(fork: Server, tmp_path: Path) -> None:
+    """Missing files are no error, damaged ones are; what is printed is 100 columns wide and names no home folder."""
+    home = tmp_path / "home"
+    own = home / "weights"
+    own.mkdir(parents=True)
+    env = {"HOME": str(home), "BRICS_WEIGHTS": str(own), "TORCH_HOME": str(home / "torch")}
+    text, data = fork(tmp_path, "doctor", **env), fork(tmp_path, "doctor", "--json", **env)
+    assert (text.code, text.err, data.code, data.err) == (0, "", 0, "")
+    assert max(map(len, text.out.splitlines())) <= 100 and str(home) not in text.out + data.out
+    assert "$BRICS_WEIGHTS (~/weights), then ~/torch/hub/checkpoints" in " ".join(text.out.split())
+    report = json.loads(data.out)
+    assert {file["state"] for file in report["weights"].values()} == {"missing"} and report["broken"] == []
+    (own / "vgg16-397923af.pth").write_text("a page in its place")
+    for words in (["doctor"], ["doctor", "--json"]):
+        done = fork(tmp_path, *words, **env)
+        assert done.code == 3 and re.search(
+            r"^brics: ~/weights/vgg16-397923af\.pth: has SHA-256 .*`brics doctor --fetch vgg16` downloads it again\.$",
+            done.err, re.M) and "damaged" in done.out
+    assert [path.name for path in own.iterdir()] == ["vgg16-397923af.pth"] and not (home / "torch").exists()
+
+
 def test_plot_schedules(fork: Server, tmp_path: Path) -> None:
     done = fork(tmp_path, "plot", "schedules")
     assert (done.code, done.out, done.err) == (0, "written to schedules.png\n", "")
@@ -635,7 +656,8 @@ WRONG: list[tuple[list[str], int, str]] = [
     *(([*words, LONG], 3, f"{LONG}.*(too|longer)") for words in (
         ["prepare", "toy", "--out"], [*FOLDER, "other", "--out"], FOLDER, [*TRAIN, "--run"], [*TRAIN, "--data"],
         [*DIFFUSE, "--run"], [*DIFFUSE, "--autoencoder"], ["encode", "--run"],
-        ["encode", "--run", "runs/toy", "--data"], ["sample", "-n", "1", "--out"], ["sample", "-n", "1", "--run"], ["table", "2", "--runs"], ["demo", "--out"],
+        ["encode", "--run", "runs/toy", "--data"],
+        ["sample", "-n", "1", "--out"], ["sample", "-n", "1", "--run"], ["table", "2", "--runs"], ["demo", "--out"],
         ["eval", "fid", "--features", "random", "--ref"], ["eval", "spectrum", "--ref", "toy", "--samples"],
         ["eval", "usage", "--out"], ["eval", "reconstruction", "--metrics", "psnr", "--out"],
         ["plot", "schedules", "--out"])),
