@@ -3,6 +3,8 @@
 Commands import what they need in their bodies, so that `--help` never waits for torch.
 """
 
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import typer
 from bricscli import __version__
 from bricscli.commands import (
     demo,
+    doctor,
     encode,
     evaluate,
     nn_search,
@@ -47,6 +50,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample.sample,
     "nn-search": nn_search.nn_search,
     "table": table.table,
+    "doctor": doctor.doctor,
 }
 for name, command in COMMANDS.items():
     app.command(name, help=options.manual(command))(command)
@@ -83,6 +87,15 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("brics: interrupted; nothing half-written was left. Run the same command again.", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        from bricscli.run.log import escape
+
+        # Nobody but the user makes names; and any look at such a path raises it, not only opening and writing.
+        print(f"brics: {escape(os.fsdecode(error.filename or 'a path'))}: is longer than the file system allows. "
+              "Choose a shorter name.", file=sys.stderr)
+        sys.exit(3)
     except Exception as error:
         show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if show is None or exit_code is None:  # not one of click's: a bug

@@ -66,8 +66,7 @@ def download(url: str, path: Path, *, sha256: str | None, size: int | None = Non
     with _local(path):
         if path.is_file() and files.sha256_file(path) == sha256:
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with _opened_part(path, url) as part:
+    with files.parents_removed_on_failure(path), _opened_part(path, url) as part:
         try:
             _receive(part, sha256, size, progress)
         except KeyboardInterrupt:
@@ -254,11 +253,11 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether to try again though nothing came yet: not without a network, and not against a false certificate."""
+    """Whether to try again though nothing came yet: not where nobody answers, and not against a false certificate."""
     reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
-    if isinstance(reason, ssl.SSLCertVerificationError):
+    if isinstance(reason, ssl.SSLCertVerificationError | ConnectionRefusedError):
         return False
-    return isinstance(reason, HTTPError | ConnectionError | TimeoutError | ssl.SSLError | http.client.HTTPException)
+    return isinstance(reason, HTTPError | ConnectionError | ssl.SSLError | http.client.HTTPException)
 
 
 def _unreachable(part: _Part, error: Exception, sha256: str) -> Unreachable:
@@ -285,6 +284,7 @@ def _opened_part(path: Path, url: str) -> Iterator[_Part]:
     """The part, kept from other processes as long as the block lasts."""
     while True:
         with _local(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(part_path(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

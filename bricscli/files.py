@@ -93,7 +93,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     path = Path(path)
     _refuse_existing(path)
     sweep(path.parent, path.name)
-    with _parents_removed_on_failure(path), _temporary(path) as temporary:
+    with parents_removed_on_failure(path), _temporary(path) as temporary:
         with _disk_errors(path, _FULL | _REFUSED):
             temporary.mkdir(parents=True)
         with _disk_errors(path, _FULL):  # other errors of the block may be about the files that it reads
@@ -180,6 +180,11 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def free_bytes(folder: Path) -> int:
+    """What is free where `folder` is, or would be made."""
+    return shutil.disk_usage(_nearest(Path(folder))).free
+
+
 def show_bytes(count: int) -> str:
     """1234567 -> `1.2 MB`."""
     size, unit = float(count), "B"
@@ -217,7 +222,8 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _parents_removed_on_failure(path: Path) -> Iterator[None]:
+def parents_removed_on_failure(path: Path) -> Iterator[None]:
+    """Where the block fails, folders above `path` that were missing go again, as far as they are empty."""
     missing = [folder for folder in path.parents if not folder.exists()]
     try:
         yield
@@ -285,6 +291,6 @@ def disk_error(path: Path, error: OSError, needed: int | None = None) -> BricsEr
     path = Path(*(_TEMPORARY.sub(r"\1", part) for part in path.parts))  # people know the final name
     if error.errno not in _FULL:
         return BricsError(f"{path}: could not be written: {reason}. See to that, then run the command again.")
-    free = f"{show_bytes(shutil.disk_usage(_nearest(path.parent)).free)} free"
+    free = f"{show_bytes(free_bytes(path.parent))} free"
     sizes = free if needed is None else f"{show_bytes(needed)} needed, {free}"
     return BricsError(f"{path}: could not be written: {reason} ({sizes}). Make room there, then run the command again.")

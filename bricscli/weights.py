@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class WeightFile:
     """One pretrained file. `files` maps each accepted file name to its SHA-256 (None: no fixed bytes).
 
-    `url` is where the file of that name is; `licence` is that of the weights, as their publisher states it.
+    `url` is where the file of that name is; `licence` is that of the weights, as their publisher states it; `bytes` is
+    the size of the file at `url`.
     """
 
     name: str
@@ -29,17 +30,24 @@ class WeightFile:
     url: str
     needed_for: str
     licence: str
+    bytes: int | None = None
+
+    @property
+    def filename(self) -> str:
+        """Of the file at `url`."""
+        return self.url.rsplit("/", 1)[1]
 
     @property
     def sha256(self) -> str:
         """Of the file at `url`."""
-        digest = self.files[self.url.rsplit("/", 1)[1]]
+        digest = self.files[self.filename]
         assert digest is not None
         return digest
 
 
 #: Names and addresses: torchvision 0.29 (`models/*.py`) and clean-fid 0.1.35 (`downloads_helper.py`). The digests
-#: begin with the eight digits that torchvision puts into its file names.
+#: begin with the eight digits that torchvision puts into its file names. Sizes: each given by at least two projects
+#: that pinned the file; torchvision's, rounded to kilobytes, are in its metadata too.
 WEIGHTS: dict[str, WeightFile] = {
     file.name: file
     for file in (
@@ -49,6 +57,7 @@ WEIGHTS: dict[str, WeightFile] = {
             "https://download.pytorch.org/models/vgg16-397923af.pth",
             "the perceptual loss `vgg16`, LPIPS (vgg), precision, recall, density and coverage",
             "BSD-3-Clause (torchvision)",
+            553_433_881,
         ),
         WeightFile(
             "alexnet",
@@ -56,6 +65,7 @@ WEIGHTS: dict[str, WeightFile] = {
             "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
             "LPIPS (alex)",
             "BSD-3-Clause (torchvision)",
+            244_408_911,
         ),
         WeightFile(
             "squeezenet1_1",
@@ -67,6 +77,7 @@ WEIGHTS: dict[str, WeightFile] = {
             "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
             "the perceptual loss `squeezenet1_1` and LPIPS (squeeze)",
             "BSD-3-Clause (torchvision)",
+            4_958_839,
         ),
         WeightFile(
             "inception",
@@ -74,6 +85,7 @@ WEIGHTS: dict[str, WeightFile] = {
             "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
             "FID (clean-fid)",
             "Apache-2.0 (TensorFlow's Inception 2015-12-05)",
+            95_607_719,
         ),
         WeightFile(
             "inception_fidelity",
@@ -87,6 +99,7 @@ WEIGHTS: dict[str, WeightFile] = {
             "weights-inception-2015-12-05-6726825d.pth",
             "FID, IS and KID (torch-fidelity)",
             "Apache-2.0 (TensorFlow's Inception 2015-12-05)",
+            95_628_359,
         ),
         WeightFile(
             "clip_vit_b_32",
@@ -95,6 +108,7 @@ WEIGHTS: dict[str, WeightFile] = {
             "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
             "CLIP-FID and nearest neighbours by CLIP",
             "MIT (OpenAI)",
+            353_976_522,
         ),
         WeightFile(
             "dinov2_vitl14",
@@ -102,6 +116,7 @@ WEIGHTS: dict[str, WeightFile] = {
             "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
             "FD-DINOv2",
             "Apache-2.0 (Meta)",
+            1_217_586_395,
         ),
     )
 }
@@ -128,20 +143,24 @@ def find_weights(name: str) -> Path:
     Raises MissingWeights where it is nowhere, DataError where a file of that name has other content.
     """
     weights = WEIGHTS[name]
-    folders = weight_folders()
-    for folder in folders:
-        for filename, digest in weights.files.items():
-            path = folder / filename
-            if path.is_file():
-                _check_digest(path, digest, weights.url)
-                return path
+    path = locate_weights(name)
+    if path is not None:
+        _check_digest(path, weights.files[path.name], weights.url)
+        return path
     wanted = " or ".join(weights.files)
-    looked = " and ".join(str(folder) for folder in folders)
+    looked = " and ".join(str(folder) for folder in weight_folders())
     hint = "" if os.environ.get("BRICS_WEIGHTS") else " (BRICS_WEIGHTS is not set)"
     raise MissingWeights(
         f"{wanted}: missing, needed for {weights.needed_for}; looked in {looked}{hint}. "
-        f"Download {weights.url} (SHA-256 {weights.sha256[:16]}…) into a folder and set BRICS_WEIGHTS to that folder."
+        f"`brics doctor --fetch {name}` downloads it; or copy {weights.url} (SHA-256 {weights.sha256[:16]}…) into a "
+        "folder and set BRICS_WEIGHTS to that folder."
     )
+
+
+def locate_weights(name: str) -> Path | None:
+    """Where the pretrained file `name` is on this machine, unchecked; None where it is nowhere."""
+    paths = (folder / filename for folder in weight_folders() for filename in WEIGHTS[name].files)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def load_state(name: str) -> dict[str, "Tensor"]:

@@ -32,8 +32,8 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"], ["nn-search"],
-            ["table"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"],
-            ["eval", "spectrum"]]
+            ["table"], ["doctor"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"],
+            ["eval", "fid"], ["eval", "all"], ["eval", "statistics"], ["eval", "spectrum"]]
 
 #: latent-diffusion's first stage: codes that are no key codes, and no grids.
 GRIDLESS = ["--recipe", "tiny/toy.yaml", "--set", "training.images=8", "--set", "encoder.channels=8",
@@ -87,9 +87,10 @@ class Done:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """One thread, no terminal tricks, and no pretrained file anywhere."""
+    """One thread, no terminal tricks, no pretrained file anywhere, and no network."""
     return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "LANG": "C.UTF-8",
-                         "BRICS_WEIGHTS": str(folder / "no-weights"), "TORCH_HOME": str(folder / "no-torch")}
+                         "BRICS_WEIGHTS": str(folder / "no-weights"), "TORCH_HOME": str(folder / "no-torch"),
+                         "https_proxy": "http://127.0.0.1:1", "HTTPS_PROXY": "http://127.0.0.1:1", "no_proxy": ""}
 
 
 def brics(folder: Path, *arguments: str) -> Done:
@@ -292,6 +293,27 @@ def test_table(world: World, fork: Server, tmp_path: Path) -> None:
     assert elsewhere.code == 0 and "not measured" in elsewhere.out and list(tmp_path.iterdir()) == []
 
 
+def test_doctor(fork: Server, tmp_path: Path) -> None:
+    """Missing files are no error, damaged ones are; what is printed is 100 columns wide and names no home folder."""
+    home = tmp_path / "home"
+    own = home / "weights"
+    own.mkdir(parents=True)
+    env = {"HOME": str(home), "BRICS_WEIGHTS": str(own), "TORCH_HOME": str(home / "torch")}
+    text, data = fork(tmp_path, "doctor", **env), fork(tmp_path, "doctor", "--json", **env)
+    assert (text.code, text.err, data.code, data.err) == (0, "", 0, "")
+    assert max(map(len, text.out.splitlines())) <= 100 and str(home) not in text.out + data.out
+    assert "$BRICS_WEIGHTS (~/weights), then ~/torch/hub/checkpoints" in " ".join(text.out.split())
+    report = json.loads(data.out)
+    assert {file["state"] for file in report["weights"].values()} == {"missing"} and report["broken"] == []
+    (own / "vgg16-397923af.pth").write_text("a page in its place")
+    for words in (["doctor"], ["doctor", "--json"]):
+        done = fork(tmp_path, *words, **env)
+        assert done.code == 3 and re.search(
+            r"^brics: ~/weights/vgg16-397923af\.pth: has SHA-256 .*`brics doctor --fetch vgg16` downloads it again\.$",
+            done.err, re.M) and "damaged" in done.out
+    assert [path.name for path in own.iterdir()] == ["vgg16-397923af.pth"] and not (home / "torch").exists()
+
+
 def test_plot_schedules(fork: Server, tmp_path: Path) -> None:
     done = fork(tmp_path, "plot", "schedules")
     assert (done.code, done.out, done.err) == (0, "written to schedules.png\n", "")
@@ -485,6 +507,8 @@ def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) 
 
 TRAIN, DIFFUSE = ["train-ae", *AUTOENCODER], ["train-diffusion", *DIFFUSION]
 FOLDER = ["prepare", "folder", "--resolution", "16", "--from"]
+#: A name that no file system takes.
+LONG = "x" * 300
 #: arguments; exit code; words of the line on stderr
 WRONG: list[tuple[list[str], int, str]] = [
     ([*FOLDER, "nowhere"], 3, "nowhere: "),
@@ -641,6 +665,21 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["demo", "--out", "in-the-way"], 3, "in-the-way: "),
     (["demo", "--out", "READ-ONLY/demo"], 3, "READ-ONLY/demo: cannot be written"),
     (["demo", "--out", "new", "--device", "tpu"], 2, "--device: `tpu` is unknown"),
+    (["doctor", "vgg16"], 2, "NAME: `vgg16` goes with --fetch. Write `brics doctor --fetch vgg16`"),
+    (["doctor", "--fetch", "vgg61"], 2, "NAME: `vgg61` is no pretrained file .* Did you mean `vgg16`"),
+    (["doctor", "--fetch", "everything"], 2, "There are: vgg16, alexnet, .*, all"),
+    (["doctor", "--fetch", "--json"], 2, "--json: goes without --fetch"),
+    (["doctor", "--fetch", "alexnet"], 1,
+     r"/alexnet-owt-7be5be79.pth: cannot be downloaded \(Connection refused\).*copy the file to .*no-weights/alexnet"
+     r"-owt-7be5be79.pth \(SHA-256 7be5be79[0-9a-f]{56}\)"),
+    *(([*words, LONG], 3, f"{LONG}.*(too|longer)") for words in (
+        ["prepare", "toy", "--out"], [*FOLDER, "other", "--out"], FOLDER, [*TRAIN, "--run"], [*TRAIN, "--data"],
+        [*DIFFUSE, "--run"], [*DIFFUSE, "--autoencoder"], ["encode", "--run"],
+        ["encode", "--run", "runs/toy", "--data"],
+        ["sample", "-n", "1", "--out"], ["sample", "-n", "1", "--run"], ["table", "2", "--runs"], ["demo", "--out"],
+        ["eval", "fid", "--features", "random", "--ref"], ["eval", "spectrum", "--ref", "toy", "--samples"],
+        ["eval", "usage", "--out"], ["eval", "reconstruction", "--metrics", "psnr", "--out"],
+        ["plot", "schedules", "--out"])),
 ]
 
 

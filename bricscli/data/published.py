@@ -147,11 +147,10 @@ def published_statistics(name: str) -> PublishedStatistics:
 
 
 def known_statistics() -> Iterator[PublishedStatistics]:
-    """All that have a name; those that clean-fid lists before the others of the same images."""
+    """All that have a name."""
     for row in _TABLE:
         for resolution in row.resolutions:
-            for key in sorted(MODES, key=lambda key: key not in row.modes):
-                mode = MODES[key]
+            for key, mode in MODES.items():
                 if key in row.modes or key not in _INCEPTION:
                     name = f"cleanfid:{row.dataset}:{row.split}:{resolution}"
                     file = f"{row.dataset}_{mode.file}_{row.split}_{resolution}.npz"

@@ -19,7 +19,7 @@ def describe_process() -> dict[str, Any]:
     return {
         "brics": bricscli.__version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: package_version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
         **_describe_checkout(Path(bricscli.__file__).parent.parent),
         "argv": describe_arguments(sys.argv),
@@ -28,15 +28,20 @@ def describe_process() -> dict[str, Any]:
 
 def describe_arguments(argv: list[str]) -> list[str]:
     """The command line with the program's bare name, and `~` for the home folder."""
+    return ["brics", *map(hide_home, argv[1:])]
+
+
+def hide_home(text: str) -> str:
+    """`text` with `~` for the home folder."""
     home = str(Path.home())
     if len(home) == 1:
-        return ["brics", *argv[1:]]
+        return text
     # Where a path begins (also in `--out=/home/ann` and `-r/home/ann`) and a name ends: not in `/home/anna`.
-    pattern = re.compile(rf"(?:(?<![\w.-])|(?<=^-\w)){re.escape(home)}(?=[/:,]|$)")
-    return ["brics", *(pattern.sub("~", argument) for argument in argv[1:])]
+    return re.sub(rf"(?:(?<![\w.-])|(?<=^-\w)){re.escape(home)}(?=[/:,]|$)", "~", text)
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Of an installed package; None where there is none of that name."""
     try:
         return version(package)
     except PackageNotFoundError:
