@@ -11,7 +11,19 @@ from types import FrameType
 import typer
 
 from bricscli import __version__
-from bricscli.commands import demo, encode, evaluate, options, plot, prepare, sample, table, train_ae, train_diffusion
+from bricscli.commands import (
+    demo,
+    encode,
+    evaluate,
+    options,
+    plot,
+    prepare,
+    report,
+    sample,
+    table,
+    train_ae,
+    train_diffusion,
+)
 from bricscli.errors import BricsError
 
 app = typer.Typer(
@@ -34,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train-diffusion": train_diffusion.train_diffusion,
     "sample": sample.sample,
     "table": table.table,
+    "report": report.report,
 }
 for name, command in COMMANDS.items():
     app.command(name, help=options.manual(command))(command)
