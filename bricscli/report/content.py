@@ -76,11 +76,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows`: (what the row is about, its cells, one for each of `columns` after the first)."""
+    """`rows`: (what the row is about, its cells, one for each of `columns` after the first).
+
+    `listing`: the cells speak for themselves, so that a narrow screen need not repeat their columns' names.
+    """
 
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
     caption: str = ""
+    listing: bool = False
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,9 @@ def _draw_frame(axes: "Axes", curve: Curve) -> None:
         axes.axhline(y, color=_FAINT, linewidth=0.9, linestyle=(0, (5, 3)))
         axes.annotate(name, (0.99, y), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
                       ha="right", color=_FAINT, fontsize=8)
+    if curve.borders:
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.12 * (high - low))  # room for the names
     for name, low, high in curve.borders:
         axes.axvline(high, color=_FAINT, linewidth=0.7, linestyle=(0, (1, 2)))
         axes.annotate(name, ((low + high) / 2, 0.99), xycoords=("data", "axes fraction"), ha="center", va="top",

@@ -73,7 +73,7 @@ def evaluation_blocks(evaluation: Evaluation) -> list[Block]:
     rows = [(m.label, [_cell(m, evaluation), Cell(_meaning(m), "soft")]) for m in evaluation.measurements]
     rows += [(f"for comparison, {name}", [Cell(f"{value:.4g}", "value"), Cell(f"{count:,} images", "soft")])
              for name, value, count in evaluation.anchors]
-    blocks: list[Block] = [Table(("measure", "value", "what it means"), rows, evaluation.title)]
+    blocks: list[Block] = [Table(("measure", "value", "what it means"), rows, evaluation.title, listing=True)]
     if evaluation.forced:
         blocks.append(Notes("Forced: these numbers compare with no published ones", evaluation.forced, "fail"))
     if evaluation.left_out:

@@ -51,6 +51,6 @@ def schedule_curve(name: str, t: Sequence[float], log_snr: Sequence[float], step
     """
     levels = [(f"min-SNR's threshold, SNR = {gamma:g}", math.log(gamma))] if gamma else []
     count = len(steps[0])
-    marks = {f"{count} steps of sampling, from t = {start:g} on": steps} if count else {}
+    marks = {f"{count} noise levels of sampling, from t = {start:g} on": steps} if count else {}
     return Curve("log SNR over t", "0 is data and 1 is noise.", {name: (t, log_snr)}, x_label="t (0: data, 1: noise)",
                  exact=True, marks=marks, limits=LIMITS, levels=levels)

@@ -35,7 +35,7 @@ PLOTS: Mapping[str, tuple[Plot, ...]] = {
         Plot("Weight of the adversarial loss", "As balanced by gradients at the last layer.",
              {"adversarial_weight": "weight"}),
         Plot("Gradient norms", "Before clipping.", {"gradient": "autoencoder", "critic_gradient": "critic"}),
-        Plot("Spread of the code", "Standard deviation of its values; sigma is what KL regularisation adds.",
+        Plot("Spread of the code", "Standard deviation of its values; with KL also sigma, of their noise.",
              {"code_std": "code", "sigma": "sigma"}),
         Plot("KL divergence", "Before its weight.", {"kl": "KL"}),
         Plot("Quantisation", "Squared distance of codes from the codebook, before its weight.",

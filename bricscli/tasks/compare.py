@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from bricscli.recipe.load import differing_keys
+from bricscli.recipe.load import KINDS, differing_keys
 from bricscli.report.content import Block, Cell, Figures, Notes, Pictures, Section, Table
-from bricscli.report.evaluations import compare, label_of
+from bricscli.report.evaluations import compare
 from bricscli.report.training import overlaid_curves
 from bricscli.tasks.expected import TONES
 from bricscli.tasks.results import evaluations_of
@@ -26,24 +26,21 @@ def _overview(pages: Pages) -> Section:
 
 
 def _expected(pages: Pages) -> Section | None:
-    metrics = list(dict.fromkeys(verdict.metric for page in pages.values() for verdict in page.verdicts))
-    if not metrics:
+    labels = {verdict.metric: verdict.label for page in pages.values() for verdict in page.verdicts}
+    if not labels:
         return None
     rows = []
     for name, page in pages.items():
-        found = {verdict.metric: verdict for verdict in page.verdicts}
-        rows.append((name, [
-            Cell(found[metric].status, TONES[found[metric].status],
-                 f"{found[metric].shown}, expected {found[metric].expected.value:g} ± "
-                 f"{found[metric].expected.tolerance:g}")
-            if metric in found else Cell("nothing expected", "soft") for metric in metrics]))
+        found = {v.metric: Cell(v.status, TONES[v.status], f"{v.shown}, expected {v.wanted}") for v in page.verdicts}
+        if found:
+            rows.append((name, [found.get(metric, Cell("nothing expected", "soft")) for metric in labels]))
     return Section("Expected and reached", "What each run's recipe says should come out of it; why something is not "
-                   "comparable stands with the run, below.", [Table(("run", *map(label_of, metrics)), rows)])
+                   "comparable stands with the run, below.", [Table(("run", *labels.values()), rows)])
 
 
 def _numbers(pages: Pages) -> Section | None:
-    evaluations = {name: evaluations_of(page.results) for name, page in pages.items()}
-    blocks = compare(evaluations)
+    blocks = [block for kind in KINDS for block in compare({
+        name: evaluations_of(page.results) for name, page in pages.items() if page.recipe.kind == kind})]
     if not blocks:
         return Section("The numbers", "Nothing was measured of any of these runs yet.")
     return Section("The numbers", "A table for each way of measuring: same metric, protocol and reference images, by "
@@ -53,7 +50,7 @@ def _numbers(pages: Pages) -> Section | None:
 def _recipes(pages: Pages) -> Section | None:
     """Of each kind, what differs from its first run."""
     blocks: list[Block] = []
-    for kind in ("autoencoder", "diffusion"):
+    for kind in KINDS:
         first, *others = [name for name, page in pages.items() if page.recipe.kind == kind] or [""]
         for other in others:
             lines = differing_keys(pages[first].recipe, pages[other].recipe)
@@ -63,7 +60,7 @@ def _recipes(pages: Pages) -> Section | None:
 
 def _curves(pages: Pages) -> Section | None:
     blocks: list[Block] = []
-    for kind in ("autoencoder", "diffusion"):
+    for kind in KINDS:
         rows = {name: page.results.metrics for name, page in pages.items() if page.recipe.kind == kind}
         if curves := overlaid_curves(rows, kind):
             blocks.append(Figures(curves))

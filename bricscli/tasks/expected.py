@@ -20,6 +20,8 @@ from bricscli.tasks.measured import numbers_of
 from bricscli.tasks.results import DAMAGED, RunResults, evaluations_of
 
 Status = Literal["pass", "fail", "not comparable", "not measured"]
+#: Where a number would stand.
+NOTHING = "-"
 TONES: dict[Status, Tone] = {"pass": "pass", "fail": "fail", "not comparable": "open", "not measured": "soft"}
 
 
@@ -28,11 +30,16 @@ class Verdict:
     """Of one metric; `reasons` say why its number does not count."""
 
     metric: str
+    label: str
     expected: ExpectedSpec
     status: Status
     value: float | None
     shown: str
     reasons: tuple[str, ...]
+
+    @property
+    def wanted(self) -> str:
+        return f"{self.expected.value:g} ± {self.expected.tolerance:g}"
 
 
 def judge(results: RunResults) -> list[Verdict]:
@@ -44,13 +51,11 @@ def judge(results: RunResults) -> list[Verdict]:
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     rows = []
     for verdict in verdicts:
-        expected = verdict.expected
-        note = f"tolerance: {expected.tolerance:g}. {expected.source}"
-        rows.append((label_of(verdict.metric), [
+        rows.append((verdict.label, [
             Cell(verdict.status, TONES[verdict.status], "; ".join(verdict.reasons)),
             Cell(verdict.shown, "value" if verdict.value is not None else "soft"),
-            Cell(f"{expected.value:g} ± {expected.tolerance:g}", "", note)]))
-    return Table(("measure", "verdict", "this run", "expected"), rows)
+            Cell(verdict.wanted, "", verdict.expected.source)]))
+    return Table(("measure", "verdict", "this run", "expected ± tolerance"), rows)
 
 
 def count_verdicts(verdicts: Iterable[Verdict]) -> str:
@@ -69,10 +74,10 @@ def _judge_one(metric: str, expected: ExpectedSpec, results: RunResults, changed
                    *(f"forced: {reason}" for reason in evaluation.forced))
         near = abs(number.value - expected.value) <= expected.tolerance + 1e-12 * abs(expected.value)
         status: Status = "not comparable" if reasons else "pass" if near else "fail"
-        verdict = Verdict(metric, expected, status, number.value, number.show(), reasons)
+        verdict = Verdict(metric, number.label, expected, status, number.value, number.show(), reasons)
         if best is None or len(reasons) < len(best.reasons):
             best = verdict
-    return best or Verdict(metric, expected, "not measured", None, "not measured", ())
+    return best or Verdict(metric, label_of(metric), expected, "not measured", None, NOTHING, ())
 
 
 def _changes(results: RunResults) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics, warn
 
 #: Samples on the page, and the largest sides, in pixels, of what it shows.
-SHOWN, SAMPLE_SIDE, SHEET_SIDE = 49, 192, 1600
+SHOWN, SAMPLE_SIDE, SHEET_SIDE = 48, 192, 1600
 #: What reading a damaged JSON file raises.
 DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)
 
@@ -168,9 +168,11 @@ def _warned(text: str) -> str:
 
 
 def evaluations_of(results: RunResults) -> list[Evaluation]:
-    """Those on validation images first, as the numbers that count; moved keys last."""
+    """Those that count most first: of validation images; of samples under a protocol. Moved keys last."""
     def place(evaluation: Evaluation) -> tuple[bool, bool, str]:
-        images = evaluation.result.get("images") or evaluation.result.get("reference") or {}
-        return bool(evaluation.result.get("keys_moved_by_cells")), images.get("split") != "val", evaluation.file
+        result = evaluation.result
+        if evaluation.kind == "generation":
+            return False, "protocol" not in result or {"fd_random"} == set(result["metrics"]), evaluation.file
+        return bool(result.get("keys_moved_by_cells")), result["images"].get("split") != "val", evaluation.file
 
     return sorted(results.evaluations.values(), key=place)

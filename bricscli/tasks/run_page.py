@@ -138,7 +138,7 @@ class RunPage:
             return None
         seeds, images, header = found
         sampling = header.get("sampling")
-        how = f" {_values(sampling)}." if isinstance(sampling, dict) else ""
+        how = f" Drawn with {_values(sampling)}." if isinstance(sampling, dict) else ""
         only = f" All of class {header['class']}." if header.get("class") else ""
         return Section("Samples", f"Uncurated: the first {len(seeds)} seeds of RUN/samples.{only}{how}",
                        [Tiles({"sample": images}, [f"seed {seed}" for seed in seeds])])
@@ -206,7 +206,7 @@ class RunPage:
 
     def _about(self) -> Section:
         facts = [("training", self.progress), *parameter_facts(self.run), *origin_facts(self.results.info)]
-        return Section("What it is", "", [Facts(facts), Facts(environment_facts(self.results))])
+        return Section("What it is, and where it ran", "", [Facts([*facts, *environment_facts(self.results)])])
 
     def _made(self) -> Section:
         argv, overrides = self.results.process.get("argv"), self.results.info.get("overrides")
