@@ -22,6 +22,7 @@ from bricscli.commands import (
     options,
     plot,
     prepare,
+    report,
     sample,
     table,
     train_ae,
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample.sample,
     "nn-search": nn_search.nn_search,
     "table": table.table,
+    "report": report.report,
     "doctor": doctor.doctor,
 }
 for name, command in COMMANDS.items():

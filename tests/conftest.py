@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -81,3 +82,62 @@ def tiny_diffusion() -> Callable[..., DiffusionRecipe]:
         return recipe
 
     return make
+
+
+class Page(HTMLParser):
+    """A report's page: collects tags with attributes, and checks that they close in order."""
+
+    VOID = ("meta", "img", "link", "br", "hr", "base", "input")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self._rows: list[list[str]] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("td", "th"):
+            self._rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "td" in self._open or "th" in self._open:
+            self._rows[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def rows(self) -> list[list[str]]:
+        """The texts of the cells of every row of every table."""
+        return self._rows
+
+    def assert_self_contained(self) -> None:
+        """No scripts, no forms, and nothing that is fetched."""
+        assert not {"script", "link", "iframe", "object", "base", "form", "embed"} & {tag for tag, _ in self.tags}
+        for _, attributes in self.tags:
+            for name, value in attributes.items():
+                assert not name.startswith("on")
+                if name in ("src", "href", "xlink:href", "srcset", "action"):
+                    assert str(value).startswith(("data:image/png;base64,", "#"))
+        (policy,) = [m["content"] for m in self.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+        assert str(policy).startswith("default-src 'none'")
+
+
+@pytest.fixture(scope="session")
+def parse_page() -> type[Page]:
+    """`parse_page(html)`: the tags and the text of a page, which is checked to be well-formed."""
+    return Page

@@ -1,8 +1,8 @@
 """Recipes on disk: find by name, read strictly, extend, merge, override, check; and write back.
 
 `extends: base/autoencoder.yaml` names one parent, relative to the file or to the shipped recipes. Mappings merge,
-lists and values replace, and a changed `kind` replaces its whole mapping. `--set a.b=value` comes last. Everything that
-is wrong is told at once.
+lists and values replace, and a changed `kind` replaces its whole mapping. Only `expected`, which is true of one recipe,
+is not inherited. `--set a.b=value` comes last. Everything that is wrong is told at once.
 """
 
 import re
@@ -22,6 +22,8 @@ from bricscli.recipe.strict_yaml import MAX_BYTES, Key, read_yaml, write_yaml
 Kind = Literal["autoencoder", "diffusion"]
 KINDS: dict[str, type[AutoencoderRecipe] | type[DiffusionRecipe]] = {
     "autoencoder": AutoencoderRecipe, "diffusion": DiffusionRecipe}
+#: Keys of a recipe that only people, and `brics report`, read.
+DECIDE_NOTHING = ("description", "expected")
 _COMMANDS = {"autoencoder": "brics train-ae", "diffusion": "brics train-diffusion"}
 _MODELS = {"autoencoder": "an autoencoder", "diffusion": "a diffusion model"}
 _OVERRIDE = re.compile(r"([A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*)=(.*)", re.DOTALL)
@@ -103,10 +105,10 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def differing_keys(a: Recipe, b: Recipe) -> list[str]:
-    """`training.images: 1000 -> 2000` for every difference but the description's, which decides no number."""
+    """`training.images: 1000 -> 2000` for every difference but of what decides no number."""
     left, right = (dict(_leaves(recipe.model_dump(mode="json"))) for recipe in (a, b))
     return [f"{dotted(key)}: {_flat(left, key)} -> {_flat(right, key)}" for key in left | right
-            if key != ("description",) and _flat(left, key) != _flat(right, key)]
+            if key[0] not in DECIDE_NOTHING and _flat(left, key) != _flat(right, key)]
 
 
 @dataclass
@@ -167,6 +169,7 @@ def _read_with_parents(path: Path, below: tuple[Path, ...], problems: list[str])
     if None not in kinds and kinds[0] != kinds[1]:
         raise RecipeError(*problems, f"{layer.origin(('kind',))}: kind: is {show(kinds[1])}, but {_shown(parent)}, "
                                      f"which it extends, has {show(kinds[0])}. Extend another recipe.")
+    base.values.pop("expected", None)
     merged = base.under(layer)
     merged.where = where
     return merged

@@ -6,12 +6,14 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from bricscli.recipe.specs import METRIC_NAME
 from bricscli.recipe.strict_yaml import Key
 
 #: Patterns that have a name in plain words.
-_PATTERNS = {r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "a plain name of letters, digits, `.`, `_` and `-`"}
+_PATTERNS = {r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "a plain name of letters, digits, `.`, `_` and `-`",
+             METRIC_NAME: "a metric's name in small letters, such as `psnr`"}
 _EXPECTED = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
-             "string_type": "text", "tuple_type": "a list", "model_type": "a mapping",
+             "string_type": "text", "tuple_type": "a list", "model_type": "a mapping", "dict_type": "a mapping",
              "model_attributes_type": "a mapping"}
 _BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "ge"),
            "less_than": ("below", "lt"), "less_than_equal": ("at most", "le")}
@@ -103,6 +105,8 @@ def _wrong(details: Mapping[str, Any]) -> str:
     if kind == "string_pattern_mismatch":
         pattern = context["pattern"]
         return f"must be {_PATTERNS.get(pattern, f'text that matches {pattern}')}, got {show(value)}"
+    if kind == "string_too_short":
+        return "must say something, got an empty text"
     if kind in ("too_short", "too_long"):
         limit = context.get("min_length", context.get("max_length"))
         entries = "entry" if limit == 1 else "entries"
@@ -175,7 +179,11 @@ def _all_keys(model: type[BaseModel], values: Any, above: Key = ()) -> Iterator[
 
 
 def _key(location: Key, model: type[BaseModel]) -> Key:
-    """pydantic's location without the kind, which it puts after the name of a part of which there are several kinds."""
+    """pydantic's location without the kind, which it puts after the name of a part of which there are several kinds.
+
+    And without the mark that it is a mapping's key, not its value, that is wrong.
+    """
+    location = location[:-1] if location[-1:] == ("[key]",) else location
     found = model.model_fields.get(str(location[0])) if location else None
     return location[:1] + location[2:] if found and found.discriminator else location
 

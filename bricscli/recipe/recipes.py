@@ -27,6 +27,7 @@ from bricscli.recipe.specs import (
     DecoderSpec,
     DiscriminatorSpec,
     EncoderSpec,
+    Expected,
     FeatureGridSpec,
     KeyCodeSpec,
     KLKeyCodeSpec,
@@ -55,6 +56,7 @@ class AutoencoderRecipe(Spec):
     discriminator: DiscriminatorSpec = Field(StyleDiscriminatorSpec(), discriminator="kind")
     losses: AutoencoderLossSpec = AutoencoderLossSpec()
     training: AutoencoderTrainingSpec
+    expected: Expected = Field(default_factory=dict)
 
     @property
     def code_size(self) -> int:
@@ -180,6 +182,7 @@ class DiffusionRecipe(Spec):
     latent_perceptual: LatentPerceptualSpec | None = None  #: null: not computed
     sampling: SamplingSpec = SamplingSpec()
     training: DiffusionTrainingSpec
+    expected: Expected = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def check_values(self) -> "DiffusionRecipe":

@@ -16,12 +16,25 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 #: A list in YAML, a tuple here.
 Widths = Annotated[tuple[Annotated[int, Strict(), Field(gt=0)], ...], Strict(False), Field(min_length=1)]
 Betas = Annotated[tuple[Fraction, Fraction], Strict(False)]
+METRIC_NAME = r"^[a-z][a-z0-9_]*$"
 
 
 class Spec(BaseModel):
     """Frozen, no unknown keys, no silent conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ExpectedSpec(Spec):
+    """What a metric should come to, give or take `tolerance`; `source` says who says so and why that much."""
+
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    source: Annotated[str, Field(min_length=1)]
+
+
+#: By `brics eval`'s name of the metric. It decides no number of a run.
+Expected = dict[Annotated[str, Field(pattern=METRIC_NAME)], ExpectedSpec]
 
 
 class DataSpec(Spec):

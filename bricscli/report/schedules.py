@@ -7,6 +7,8 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 
+from bricscli.report.content import Curve, Points
+
 #: Colour alone does not tell lines apart for everybody.
 STYLES = ("-", "--", "-.", ":")
 #: Of log SNR; beyond, every line that has not ended is nearly upright.
@@ -39,3 +41,16 @@ def draw_schedules(t: Sequence[float], curves: Mapping[str, Sequence[float]], ga
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def schedule_curve(name: str, t: Sequence[float], log_snr: Sequence[float], steps: Points, start: float,
+                   gamma: float | None) -> Curve:
+    """For the page: one schedule, and the times and log SNRs at which sampling asks the denoiser.
+
+    `gamma`: min-SNR's threshold, of a denoiser that is trained with it.
+    """
+    levels = [(f"min-SNR's threshold, SNR = {gamma:g}", math.log(gamma))] if gamma else []
+    count = len(steps[0])
+    marks = {f"{count} noise levels of sampling, from t = {start:g} on": steps} if count else {}
+    return Curve("log SNR over t", "0 is data and 1 is noise.", {name: (t, log_snr)}, x_label="t (0: data, 1: noise)",
+                 exact=True, marks=marks, limits=LIMITS, levels=levels)

@@ -7,6 +7,8 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from bricscli.report.content import Curve
+
 
 def draw_spectrum(frequencies: Sequence[float], power: Mapping[str, Sequence[float]],
                   bands: Mapping[str, tuple[float, float]], labels: Mapping[str, str]) -> bytes:
@@ -44,3 +46,19 @@ def draw_spectrum(frequencies: Sequence[float], power: Mapping[str, Sequence[flo
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def spectrum_curves(frequencies: Sequence[float], power: Mapping[str, Sequence[float]],
+                    bands: Mapping[str, tuple[float, float]], labels: Mapping[str, str]) -> list[Curve]:
+    """The same two panels for the page."""
+    borders = [(name, float(low), float(high)) for name, (low, high) in bands.items()]
+    sides = {f"real: {labels['reference']}": power["reference"], f"drawn: {labels['samples']}": power["samples"]}
+    difference = [a - b for a, b in zip(power["samples"], power["reference"], strict=True)]
+    x = list(map(float, frequencies[1:]))
+    return [
+        Curve("Power, dB", "Means over images, at every frequency but 0.",
+              {name: (x, list(values[1:])) for name, values in sides.items()}, x_label="cycles per pixel", exact=True),
+        Curve("Samples less real, dB", "Above 0 samples have too much of a frequency, below too little.",
+              {"difference": (x, difference[1:])}, x_label="cycles per pixel", exact=True, borders=borders,
+              levels=[("", 0.0)]),
+    ]

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from bricscli.report.content import Cell, Curve, Table
+from bricscli.report.curves import COLOURS
+
 PANELS = {
     "hit_of_reachable": "entries hit, share of those that a key can reach",
     "variation": "hits of an entry: standard deviation / mean",
@@ -49,3 +52,33 @@ def draw_usage(levels: Sequence[Mapping[str, Any]], title: str) -> bytes:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def usage_curves(levels: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """The same two panels for the page: a line a group, or their mean within their range where they are many."""
+    groups, x = len(levels[0]["groups"]), list(range(len(levels)))
+    ticks = [(i, str(levels[i]["resolution"])) for i in range(0, len(levels), max(1, len(levels) // 8))]
+    curves = []
+    for (figure, label), limits in zip(PANELS.items(), ((0, 1.03), None), strict=True):
+        values = np.array([[float(group[figure]) for group in level["groups"]] for level in levels])
+        if groups <= COLOURS:
+            series = {f"group {i + 1}": (x, values[:, i].tolist()) for i in range(groups)}
+            areas = {}
+        else:
+            mean = f"mean of {groups} groups, with their range"
+            series = {mean: (x, values.mean(1).tolist())}
+            areas = {mean: (values.min(1).tolist(), values.max(1).tolist())}
+        curves.append(Curve(label[0].upper() + label[1:], "", series, x_label="level, by its resolution", exact=True,
+                            areas=areas, ticks=ticks, limits=limits))
+    return curves
+
+
+def usage_table(levels: Sequence[Mapping[str, Any]]) -> Table:
+    """Level by level, over its groups."""
+    rows = []
+    for number, level in enumerate(levels, start=1):
+        hit = [float(group["hit_of_reachable"]) for group in level["groups"]]
+        rows.append((f"level {number}, resolution {level['resolution']}", [
+            Cell(f"{level['entries']:,}"), Cell(f"{level['reachable']:,}"), Cell(f"{sum(hit) / len(hit):.1%}", "value"),
+            Cell(f"{min(hit):.1%}", "value")]))
+    return Table(("level", "entries", "reachable", "hit, mean of the groups", "hit, least of the groups"), rows)

@@ -10,7 +10,8 @@ bit, so the manifest holds size and SHA-256 of every file and nothing is used th
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -120,13 +121,31 @@ def load_checkpoint(path: Path, *, training: bool = False, decay: float | None =
 
 def load_weights(path: Path) -> Weights:
     """Reads a weights file that stands alone. Raises DataError where it is missing or no such file."""
-    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
+    with _weights_errors(path):
+        return Weights(files.sha256_file(path), _recipe_in(path), load_file(path))
+
+
+def weights_recipe(path: Path) -> str:
+    """The text of the recipe in a weights file, without reading the weights. Raises as `load_weights`."""
+    with _weights_errors(path):
+        return _recipe_in(path)
+
+
+def _recipe_in(path: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return str(json.loads((file.metadata() or {})["brics"])["recipe"])
+
+
+@contextmanager
+def _weights_errors(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["brics"])
-        return Weights(files.sha256_file(path), metadata["recipe"], load_file(path))
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or 'no such file'}). Put the file back.") from None
     except (SafetensorError, KeyError, ValueError, TypeError):

@@ -17,15 +17,10 @@ from bricscli.data.loader import in_order
 from bricscli.data.shards import ShardSet
 from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.report.page import (
-    Command,
-    Number,
-    Report,
-    Sheet,
-    curve_from_metrics,
-    numbers_from_result,
-    write_report,
-)
+from bricscli.report.content import Command, Commands, Figures, Report, Section, Texts, Tiles
+from bricscli.report.evaluations import evaluation_blocks, read_evaluation
+from bricscli.report.page import write_report
+from bricscli.report.training import Plot, plot_of_metrics
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics, say, show_seconds, track
 from bricscli.tasks.encode import encode
@@ -41,6 +36,9 @@ from bricscli.tasks.train_diffusion import train_denoiser
 
 AUTOENCODER_RECIPE, DIFFUSION_RECIPE = "tiny/toy.yaml", "tiny/toy-diffusion.yaml"
 SAMPLES, SHOWN, NEIGHBOURS, IMAGES = 128, 49, 14, 4096
+
+AUTOENCODER_PLOT = Plot("Autoencoder", "Loss over images seen.", {"l2": "L2", "loss": "weighted sum"})
+DIFFUSION_PLOT = Plot("Diffusion model", "Mean squared error over key codes seen.", {"loss": "noise prediction"})
 
 Result = TypeVar("Result")
 
@@ -110,16 +108,18 @@ def demo(out: Path, *, device: torch.device) -> Path:
                     (f"{_value(distance) / distance['anchors'][SHUFFLED]['value']:.2f}",
                      "distance of samples from the drawn churches, where shuffled codes have 1"),
                     (way.time, f"for all of it, on {device.type}")],
-        sheets=_sheets(autoencoder, data, out / "samples", device),
-        curves=[curve_from_metrics(read_metrics(autoencoder.metrics_path), {"l2": "L2", "loss": "weighted sum"},
-                                   title="Autoencoder", text="Loss over images seen.", logarithmic=True),
-                curve_from_metrics(read_metrics(diffusion.metrics_path), {"loss": "noise prediction"},
-                                   title="Diffusion model", text="Mean squared error over key codes seen.",
-                                   logarithmic=True)],
-        numbers=[*numbers_from_result(quality), *_distance_rows(distance)],
-        commands=way.commands,
-        details={AUTOENCODER_RECIPE: dump_recipe(autoencoder_recipe), DIFFUSION_RECIPE: dump_recipe(diffusion_recipe),
-                 "versions": "\n".join(f"{k}: {v}" for k, v in quality["versions"].items())},
+        sections=[
+            *_sheets(autoencoder, data, out / "samples", device),
+            Section("Training", "", [Figures([
+                plot_of_metrics(read_metrics(autoencoder.metrics_path), AUTOENCODER_PLOT),
+                plot_of_metrics(read_metrics(diffusion.metrics_path), DIFFUSION_PLOT)])]),
+            Section("The numbers", "", [block for result in (quality, distance)
+                                        for block in evaluation_blocks(read_evaluation(result["kind"], result))]),
+            Section("The commands that made this", "", [Commands(way.commands)]),
+            Section("Details", "", [Texts({
+                AUTOENCODER_RECIPE: dump_recipe(autoencoder_recipe), DIFFUSION_RECIPE: dump_recipe(diffusion_recipe),
+                "versions": "\n".join(f"{k}: {v}" for k, v in quality["versions"].items())})]),
+        ],
     )
     path = out / "report.html"
     write_report(path, report)
@@ -148,14 +148,7 @@ def _value(result: dict[str, Any]) -> float:
     return float(next(iter(result["metrics"].values()))["value"])
 
 
-def _distance_rows(result: dict[str, Any]) -> list[Number]:
-    (samples,) = numbers_from_result(result)
-    anchors = [Number(f"the same of {name}", f"{anchor['value']:.4g}", f"{anchor['images']} images, for comparison")
-               for name, anchor in result["anchors"].items()]
-    return [samples, *anchors]
-
-
-def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) -> list[Sheet]:
+def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) -> list[Section]:
     """Originals beside reconstructions; samples beside the training images nearest to them."""
     autoencoder, shards = load_autoencoder(run, device), ShardSet.open(data)
     val = torch.from_numpy(next(in_order(shards.split("val"), decode_image, shards.image_extension, 21)))
@@ -163,15 +156,15 @@ def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) 
     shown = np.stack([drawn.read(i) for i in range(SHOWN)])
     nearest = _nearest(shown[:NEIGHBOURS], shards)
     return [
-        Sheet("Originals and reconstructions",
-              "Validation images, never trained on, above what the autoencoder makes of their key codes.",
-              {"original": val.numpy(),
-               "reconstruction": reconstruct_uint8(autoencoder.model, val, device).numpy()}),
-        Sheet("Samples", "New churches, uncurated: seeds 0, 1, 2, …", {"sample": shown},
-              captions=[f"seed {i}" for i in range(SHOWN)]),
-        Sheet("Not copies",
-              "Samples above the training image nearest to each (least mean squared difference of pixels).",
-              {"sample": shown[:NEIGHBOURS], "nearest training image": nearest}),
+        Section("Originals and reconstructions",
+                "Validation images, never trained on, above what the autoencoder makes of their key codes.",
+                [Tiles({"original": val.numpy(),
+                        "reconstruction": reconstruct_uint8(autoencoder.model, val, device).numpy()})]),
+        Section("Samples", "New churches, uncurated: seeds 0, 1, 2, …",
+                [Tiles({"sample": shown}, [f"seed {i}" for i in range(SHOWN)])]),
+        Section("Not copies",
+                "Samples above the training image nearest to each (least mean squared difference of pixels).",
+                [Tiles({"sample": shown[:NEIGHBOURS], "nearest training image": nearest})]),
     ]
 
 

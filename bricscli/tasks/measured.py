@@ -38,7 +38,7 @@ def find_measured(recipe: Recipe, runs: Path) -> dict[str, Found]:
     for run in _runs_of(recipe, runs):
         for path in sorted(run.evals.glob("*.json")):
             try:
-                numbers = _numbers(json.loads(path.read_text("utf-8")), run)
+                numbers = numbers_of(json.loads(path.read_text("utf-8")), run)
             except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged, or a file of somebody else's
                 warn(f"{path}: is left out, it or the record of its samples cannot be read. Evaluate again.")
                 continue
@@ -57,13 +57,14 @@ def _runs_of(recipe: Recipe, runs: Path) -> Iterator[RunDirectory]:
             warn(f"{run.path}: is left out, its recipe cannot be read ({error.lines[0]})")
 
 
-def _numbers(result: dict[str, Any], run: RunDirectory) -> dict[str, Found]:
+def numbers_of(result: dict[str, Any], run: RunDirectory) -> dict[str, Found]:
     """What one evaluation says of the run's recipe."""
     notes = _reservations(result, run)
     if notes is None:
         return {}
     return {name: Found(float(entry["mean" if "mean" in entry else "value"]),
-                        None if entry.get("std") is None else float(entry["std"]), notes)
+                        None if entry.get("std") is None else float(entry["std"]),
+                        (*notes, *(f"forced: {reason}" for reason in entry.get("forced", []))))
             for name, entry in result["metrics"].items()}
 
 

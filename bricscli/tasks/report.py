@@ -1,0 +1,84 @@
+"""`brics report`: one page about a run, or about several beside one another.
+
+It holds no clock times and no paths of this machine: the same runs give the same bytes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bricscli import files
+from bricscli.errors import DataError, RecipeError
+from bricscli.report.content import Chapter, Report
+from bricscli.report.page import write_report
+from bricscli.run.checkpoint import list_checkpoints
+from bricscli.run.directory import RunDirectory, list_runs
+from bricscli.run.log import warn
+from bricscli.tasks.compare import comparison_sections
+from bricscli.tasks.results import RunResults
+from bricscli.tasks.run_page import RunPage
+
+NAME = "report.html"
+
+
+def report(paths: Sequence[Path], out: Path | None = None, root: Path = Path("runs")) -> Path:
+    """Writes the page and returns its path: `out`, or else RUN/report.html of one run, ./report.html of several.
+
+    Without `paths` it is the run under `root` that was trained last. Raises DataError where a path is no run,
+    RecipeError where a run's recipe cannot be read, BricsError where the page cannot be written.
+    """
+    runs = _different([RunDirectory.open(path) for path in paths] or [newest(root)])
+    for run in runs:
+        _ = run.recipe  # or RecipeError, before any work
+    out = out or (runs[0].path / NAME if len(runs) == 1 else Path(NAME))
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder. Name a file in it, such as {out / NAME}.")
+    files.check_writable(out.parent)
+    results = [RunResults(run) for run in runs]
+    write_report(out, _of_one(RunPage(results[0])) if len(runs) == 1 else _of_several(results))
+    return out
+
+
+def newest(root: Path) -> RunDirectory:
+    """The run whose newest checkpoint was written last; of runs without one, that whose recipe was.
+
+    Raises DataError where there is none.
+    """
+    found = []
+    for run in list_runs(root):
+        try:
+            _ = run.recipe
+        except RecipeError as error:
+            warn(f"{run.path}: is left out, its recipe cannot be read ({error.lines[0]})")
+            continue
+        checkpoints = list_checkpoints(run.checkpoints)
+        written = (checkpoints[-1] if checkpoints else run.recipe_path).stat().st_mtime_ns
+        found.append((bool(checkpoints), written, run.name, run))
+    if not found:
+        raise DataError(f"{root}: has no run. Train one with `brics train-ae`, or name the run's folder.")
+    return max(found)[-1]
+
+
+def _different(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
+    """Each once, in the order given."""
+    return list({run.path.resolve(): run for run in runs}.values())
+
+
+def _of_one(page: RunPage) -> Report:
+    return Report(page.name, page.summary, page.highlights(), page.sections())
+
+
+def _of_several(results: Sequence[RunResults]) -> Report:
+    pages = {name: RunPage(result) for name, result in zip(_names(results), results, strict=True)}
+    what = ", ".join(pages)
+    return Report(
+        f"{len(pages)} runs compared", f"{what}. Numbers stand in one column only where the same thing was measured in "
+        "the same way, on the same images.", sections=comparison_sections(pages),
+        chapters=[Chapter(name, page.summary, page.sections()) for name, page in pages.items()])
+
+
+def _names(results: Sequence[RunResults]) -> list[str]:
+    """A run's name, with its folder, or its place, where several have the same."""
+    names = [result.run.name for result in results]
+    if len(set(names)) < len(names):
+        names = [f"{result.run.path.absolute().parent.name}/{result.run.name}" for result in results]
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, start=1)]
