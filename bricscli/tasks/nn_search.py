@@ -59,7 +59,7 @@ def load_embedding(name: str, device: torch.device) -> tuple[Embedding, str | No
     if name == "pixel":
         return pixel_embedding(device), None
     if name == "clip":
-        from bricscli.metrics.features import load_extractor  # type: ignore[attr-defined]
+        from bricscli.metrics.features import load_extractor
 
         extractor = load_extractor("clip", device)
         return feature_embedding("clip", extractor, device), extractor.digest
