@@ -24,6 +24,8 @@ from bricscli.errors import BricsError, DataError, InterruptedRun
 MAX_REJECTED = 0.01
 #: With more than so many the work is given up at once; with fewer all of them are named first.
 RUINED = 100
+#: Fewer items than this are named here, in less time than processes need to start.
+WORTH_WORKERS = 5000
 #: So many duplicates are named in the manifest.
 NAMED_DUPLICATES = 20
 #: So many images are prepared beforehand, to know how much room all of them need.
@@ -113,7 +115,8 @@ def name_items(job: Job, doing: str) -> tuple[list[bytes], dict[int, Rejected]]:
     """The digest of each item, b"" where it cannot be read; and those, by their places, with the reason."""
     digests, rejected = [], {}
     items = job.listing.items
-    with closing(map_in_order(digest, items, job.workers)) as results:
+    workers = job.workers if len(items) >= WORTH_WORKERS else 1
+    with closing(map_in_order(digest, items, workers)) as results:
         for place, (found, reason) in enumerate(job.show(results, len(items), doing, "files")):
             digests.append(found)
             if reason:
