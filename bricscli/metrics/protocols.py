@@ -58,7 +58,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "BRICS, Tables 4 and 5",
             samples=50_000,
             reference="the entire training set",
-            source="arXiv:2305.18601v3, section 5 and Appendix F: FID by torch-fidelity, CLIP-FID by clean-fid, precision"
+            source="arXiv:2305.18601v3, section 5, Appendix F: FID by torch-fidelity, CLIP-FID by clean-fid, precision"
                    " and recall by youngjung's program",
             metrics={
                 "fid": _FID,
