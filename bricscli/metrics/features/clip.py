@@ -7,6 +7,7 @@ float16 on a card, so that its own figures differ in the third digit or so.
 """
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ def _load_image_tower(path: Path) -> torch.nn.Module:
     import open_clip
 
     try:
-        with torch.random.fork_rng([]):  # random weights are drawn, then replaced
+        with torch.random.fork_rng([]), warnings.catch_warnings():  # random weights are drawn, then replaced
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is going away; the file is one
             tower = open_clip.load_openai_model(str(path), precision="fp32", device="cpu").visual
         size, width = tuple(tower.image_size), tower.output_dim
     except Exception as error:  # torch and open_clip raise many kinds; all mean the same to the user
