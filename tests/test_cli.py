@@ -32,7 +32,7 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"], ["nn-search"],
-            ["table"], ["doctor"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"],
+            ["table"], ["report"], ["doctor"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"],
             ["eval", "fid"], ["eval", "all"], ["eval", "statistics"], ["eval", "spectrum"]]
 
 #: latent-diffusion's first stage: codes that are no key codes, and no grids.
@@ -323,6 +323,23 @@ def test_plot_schedules(fork: Server, tmp_path: Path) -> None:
     first = (tmp_path / "schedules.png").read_bytes()
     assert fork(tmp_path, "plot", "schedules").code == 0
     assert (tmp_path / "schedules.png").read_bytes() == first
+
+
+def test_report(world: World, fork: Server, tmp_path: Path) -> None:
+    one, out = fork(world.path, "report", "runs/toy"), tmp_path / "both.html"
+    assert (one.code, one.out, one.err) == (0, "written to runs/toy/report.html\n", "")
+    first = (world.path / "runs" / "toy" / "report.html").read_bytes()
+    assert fork(world.path, "report", "runs/toy").code == 0
+    assert (world.path / "runs" / "toy" / "report.html").read_bytes() == first
+    (world.path / "runs" / "toy" / "report.html").unlink()
+    assert b"Use of the feature grids" in first and b"PSNR" in first and not re.search(rb"(src|href)=.?http", first)
+    both = fork(world.path, "report", "runs/toy", "runs/toy-diffusion", "--out", str(out))
+    assert (both.code, both.err) == (0, "") and "2 runs compared" in out.read_text()
+    newest = fork(world.path, "report", "--out", str(tmp_path / "newest.html"))
+    assert newest.code == 0 and "<h1>toy-diffusion</h1>" in (tmp_path / "newest.html").read_text()
+    wrong, empty = fork(world.path, "report", "runs/ghost"), fork(tmp_path, "report")
+    assert (wrong.code, wrong.err) == (3, "brics: runs/ghost: no such run. There are: toy, toy-diffusion.\n")
+    assert (empty.code, empty.out) == (3, "") and "runs: has no run." in empty.err
 
 
 def test_nothing_half_written_is_left(world: World) -> None:

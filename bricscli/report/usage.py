@@ -63,12 +63,12 @@ def usage_curves(levels: Sequence[Mapping[str, Any]]) -> list[Curve]:
         values = np.array([[float(group[figure]) for group in level["groups"]] for level in levels])
         if groups <= COLOURS:
             series = {f"group {i + 1}": (x, values[:, i].tolist()) for i in range(groups)}
-            areas = {}
+            areas, text = {}, ""
         else:
-            mean = f"mean of {groups} groups, with their range"
+            mean, text = "mean", f"The mean of {groups} groups, within the range of all of them."
             series = {mean: (x, values.mean(1).tolist())}
             areas = {mean: (values.min(1).tolist(), values.max(1).tolist())}
-        curves.append(Curve(label[0].upper() + label[1:], "", series, x_label="level, by its resolution", exact=True,
+        curves.append(Curve(label[0].upper() + label[1:], text, series, x_label="level, by its resolution", exact=True,
                             areas=areas, ticks=ticks, limits=limits))
     return curves
 

@@ -39,7 +39,7 @@ class Verdict:
 
     @property
     def wanted(self) -> str:
-        return f"{self.expected.value:g} ± {self.expected.tolerance:g}"
+        return f"{self.expected.value:g}, tolerance {self.expected.tolerance:g}"
 
 
 def judge(results: RunResults) -> list[Verdict]:
@@ -55,7 +55,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
             Cell(verdict.status, TONES[verdict.status], "; ".join(verdict.reasons)),
             Cell(verdict.shown, "value" if verdict.value is not None else "soft"),
             Cell(verdict.wanted, "", verdict.expected.source)]))
-    return Table(("measure", "verdict", "this run", "expected ± tolerance"), rows)
+    return Table(("measure", "verdict", "this run", "expected"), rows)
 
 
 def count_verdicts(verdicts: Iterable[Verdict]) -> str:

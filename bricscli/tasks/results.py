@@ -73,20 +73,25 @@ class RunResults:
         try:
             folder = SampleFolder.open(self.run.samples)
         except DataError as error:
-            self.left_out.append(_warned(str(error)))
+            self._note(error)
             return None
         for seed in sorted(folder.seeds)[:SHOWN]:
             try:
                 images.append(_shrunk(Image.fromarray(folder.image(seed).transpose(1, 2, 0)), SAMPLE_SIDE))
                 seeds.append(seed)
             except DataError as error:
-                self.left_out.append(_warned(str(error)))
+                self._note(error)
         return (seeds, np.stack(images), folder.header) if images else None
 
     def leave_out(self, path: Path, why: str) -> None:
         shown = path.relative_to(self.run.path).as_posix()
         warn(f"{path}: is left out of the report: {why}.")
         self.left_out.append(f"{shown}: {why}.")
+
+    def _note(self, error: Exception) -> None:
+        """A warning with the whole path, and a line for the page, which knows no folders of this machine."""
+        warn(str(error))
+        self.left_out.append(str(error).replace(f"{self.run.path}/", ""))
 
     def _info(self) -> dict[str, Any]:
         try:
@@ -101,8 +106,7 @@ class RunResults:
             return [{name: float(value) for name, value in row.items() if isinstance(value, int | float)}
                     for row in rows]
         except (BricsError, OSError, ValueError, OverflowError) as error:
-            why = str(error).removeprefix(f"{self.run.metrics_path}")
-            self.leave_out(self.run.metrics_path, f"cannot be read ({why.lstrip(':').rstrip('.')})")
+            self._note(error)
             return []
 
     def _json(self, path: Path) -> dict[str, Any] | None:
@@ -160,11 +164,6 @@ def _shrunk(image: Image.Image, side: int) -> Pixels:
         width, height = (max(1, round(edge * side / longest)) for edge in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     return to_pixels(image)
-
-
-def _warned(text: str) -> str:
-    warn(text)
-    return text
 
 
 def evaluations_of(results: RunResults) -> list[Evaluation]:

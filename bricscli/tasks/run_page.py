@@ -188,7 +188,7 @@ class RunPage:
             return None
         sampling = self.recipe.sampling
         text = f"{describe(self.recipe.schedule)}. Sampling: {_values(sampling.model_dump())}."
-        return Section("Noise schedule", text, [Figures([_schedule_curve(self.recipe)])])
+        return Section("Noise schedule", text, [Figures([draw_schedule(self.recipe)])])
 
     def _spectrum(self) -> Section | None:
         blocks: list[Block] = []
@@ -219,7 +219,7 @@ class RunPage:
         return Section("How it was made", "", [*blocks, recipe])
 
 
-def _schedule_curve(recipe: DiffusionRecipe) -> Curve:
+def draw_schedule(recipe: DiffusionRecipe) -> Curve:
     """The recipe's schedule, and the levels that its sampling passes; their times are where the schedule has them."""
     schedule, sampling = build_schedule(recipe.schedule), recipe.sampling
     t = torch.linspace(0, 1, SCHEDULE_POINTS, dtype=torch.float64)

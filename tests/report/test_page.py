@@ -127,8 +127,8 @@ def test_layers_of_different_length_are_refused() -> None:
 def test_text_can_be_read_on_its_ground(scheme: str) -> None:
     """WCAG's contrast of 4.5 for every colour of words; lines of plots 3."""
     html = render(Report("t", "s"))
-    blocks = [dict(re.findall(r"--([a-z]+\d?): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", html,
-                                                                                                 re.S)]
+    blocks = [dict(re.findall(r"--([a-z]+\d?): (#[0-9a-f]{6})", block))
+              for block in re.findall(r":root \{(.*?)\}", html, re.S)]
     colours = blocks[0] if scheme == "light" else blocks[0] | blocks[1]
     for ground in ("paper", "card"):
         for name in ("ink", "soft", "faint", "accent", "good", "bad", "open"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bricscli.report.schedules import LIMITS, draw_schedules
+from bricscli.report.schedules import LIMITS, draw_schedules, schedule_curve
 
 T = np.linspace(0, 1, 101).tolist()
 BLUE = (31, 119, 180)  # the first line's
@@ -52,3 +52,12 @@ def test_the_lines_are_the_numbers() -> None:
         wanted = middle - (middle - high) * math.log(gamma) / 10
         assert heights(drawn(-12.0, gamma))[1] == pytest.approx(wanted, abs=1.5)
     assert not (np.abs(pixels(drawn(2 * LIMITS[1]))[:, 300:400] - BLUE).max(-1) < 8).any(), "beyond what is shown"
+
+
+def test_the_page_shows_where_sampling_steps() -> None:
+    t, line, steps = [0.0, 1.0], [20.0, -20.0], ([0.9, 0.1], [-16.0, 16.0])
+    curve = schedule_curve("linear", t, line, steps, 0.9, 5.0)
+    assert curve.series == {"linear": (t, line)} and curve.limits == LIMITS
+    assert curve.marks == {"2 noise levels of sampling, from t = 0.9 on": steps}
+    assert curve.levels == [("min-SNR's threshold, SNR = 5", math.log(5.0))]
+    assert schedule_curve("linear", t, line, ([], []), 0.9, None).marks == {}

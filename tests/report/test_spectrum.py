@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bricscli.report.spectrum import draw_spectrum
+from bricscli.report.spectrum import draw_spectrum, spectrum_curves
 
 FREQUENCIES = [i / 64 for i in range(33)]
 BANDS = {"low": (0.0, 0.146), "high": (0.146, 0.5)}
@@ -38,3 +38,11 @@ def test_a_loss_of_power_falls_and_a_gain_rises() -> None:
         return float(np.polyfit(columns, -rows, 1)[0])
 
     assert slope(-10) < -0.3 and slope(10) > 0.3
+
+
+def test_the_page_has_the_same_panels() -> None:
+    power, difference = spectrum_curves([0.0, 0.25, 0.5], {"samples": [9.0, 1.0, 2.0], "reference": [9.0, 3.0, 5.0]},
+                                        {"low": (0.0, 0.3)}, {"samples": "drawn ones", "reference": "photos"})
+    assert power.series == {"real: photos": ([0.25, 0.5], [3.0, 5.0]), "drawn: drawn ones": ([0.25, 0.5], [1.0, 2.0])}
+    assert difference.series["difference"] == ([0.25, 0.5], [-2.0, -3.0])
+    assert difference.borders == [("low", 0.0, 0.3)]

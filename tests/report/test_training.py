@@ -35,8 +35,9 @@ def test_all_that_training_logs_has_a_name() -> None:
         for node in ast.walk(ast.parse((Path(bricscli.__file__).parent / path).read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "log.add":
                 logged |= {keyword.arg for keyword in node.keywords if keyword.arg}
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "log" and isinstance(node.value, ast.Dict):
-                logged |= {ast.literal_eval(key) for key in node.value.keys if key}
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "log":
+                logged |= {ast.literal_eval(key) for inner in ast.walk(node.value) if isinstance(inner, ast.Dict)
+                           for key in inner.keys if key}
     assert len(logged) > 8
     assert logged <= {column for plots in PLOTS.values() for plot in plots for column in plot.columns}
 

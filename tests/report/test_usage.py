@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bricscli.report.usage import draw_usage
+from bricscli.report.usage import draw_usage, usage_curves, usage_table
 
 
 def levels(count: int, groups: int, variation: float = 1.5) -> list[dict[str, Any]]:
@@ -64,3 +64,21 @@ def test_the_lines_are_the_numbers() -> None:
     low, middle, high = height(0.1), height(0.5), height(0.9)
     assert low > middle > high
     assert low - middle == pytest.approx(middle - high, abs=1.5)  # pixels
+
+
+def test_on_the_page_every_group_has_a_line_or_their_range_is_drawn() -> None:
+    few, many = usage_curves(levels(3, 2)), usage_curves(levels(20, 12))
+    assert few[0].series == {f"group {i}": ([0, 1, 2], [1.0, 0.98, 0.96]) for i in (1, 2)}
+    assert few[1].series["group 2"][1] == [0.0, 3.0, 6.0] and few[0].ticks == [(0, "4"), (1, "6"), (2, "8")]
+    (mean,) = many[1].series
+    assert many[1].areas[mean][0][1] == 1.5 and many[1].areas[mean][1][1] == 18.0
+    assert many[1].series[mean][1][1] == pytest.approx(1.5 * 6.5)
+    assert "12 groups" in many[0].text and len(many[0].ticks) <= 10
+
+
+def test_level_by_level() -> None:
+    sizes = {"entries": 4096, "reachable": 27}
+    rows = usage_table([level | sizes for level in levels(2, 3)]).rows
+    assert [(name, [cell.text for cell in cells]) for name, cells in rows] == [
+        ("level 1, resolution 4", ["4,096", "27", "100.0%", "100.0%"]),
+        ("level 2, resolution 6", ["4,096", "27", "98.0%", "98.0%"])]

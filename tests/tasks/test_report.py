@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bricscli import files
+from bricscli.build import build_schedule
 from bricscli.data.images import encode_png
 from bricscli.data.samples import SampleFolder
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.run.directory import RunDirectory
 from bricscli.tasks.report import newest, report
+from bricscli.tasks.run_page import draw_schedule
 
 Parse = Any
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIDE = {"name": "toy", "split": "val", "images": 12, "of": 12, "width": 16, "height": 16, "sha256": "a" * 64}
 VERSIONS = {"brics": "0.1.0"}
 
@@ -31,9 +34,11 @@ def reconstruction(run: RunDirectory, mean: float = 20.5, **changes: Any) -> Non
 
 def usage(run: RunDirectory, groups: int = 2) -> None:
     group = {"hit_of_used": 0.5, "hit_of_reachable": 0.625, "mean": 3.0, "variance": 1.0, "variation": 0.75}
-    levels = [{"resolution": r, "entries": 32 * r, "used": 30, "reachable": 27, "groups": [group] * groups} for r in (2, 4)]
+    levels = [{"resolution": r, "entries": 32 * r, "used": 30, "reachable": 27, "groups": [group] * groups}
+              for r in (2, 4)]
     files.write_json(run.evals / "usage-toy-train.json", {
-        "kind": "usage", "hit_share": 0.6251, "levels": levels, "images": SIDE, "autoencoder": "c", "versions": VERSIONS})
+        "kind": "usage", "hit_share": 0.6251, "levels": levels, "images": SIDE, "autoencoder": "c",
+        "versions": VERSIONS})
 
 
 def generation(run: RunDirectory, **changes: Any) -> None:
@@ -73,7 +78,7 @@ def test_an_autoencoder(copied: Any, parse_page: Parse) -> None:
                               "What it is, and where it ran", "How it was made"]
     assert ["PSNR", "20.5 ± 1.2 dB"] in [row[:2] for row in page.rows()]
     for words in ("24 of 24 images of training", "codes of 8x8x2", "12 images of toy, split val", "62.51%", "per image",
-                  "level 2, resolution 4", "encoder 0.", "kind: autoencoder", "toy, digest"):
+                  "level 2, resolution 4", "encoder 0.", "kind: autoencoder", "data, digest"):
         assert words in page.text, words
     assert run.info["data"]["digest"][:12] in page.text and run.info["process"]["torch"] in page.text
     assert len(page.all("img")) == 2  # the first preview and the newest
@@ -100,6 +105,17 @@ def test_a_diffusion_model(copied: Any, parse_page: Parse) -> None:
                   f"toy, digest {run.info['autoencoder']['digest'][:12]}", "parameters"):
         assert words in page.text, words
     assert [image["title"] for image in page.all("img") if "title" in image] == [f"sample seed {i}" for i in range(3)]
+
+
+def test_the_steps_lie_on_the_schedule(tiny_diffusion: Any) -> None:
+    """Of every schedule that the steps of a grid fit, to within the line's resolution."""
+    for schedule in ({}, {"kind": "flow"}, {"kind": "scaled_linear"}, {"kind": "nichol_cosine"}):
+        recipe = tiny_diffusion(schedule=schedule) if schedule else tiny_diffusion()
+        curve = draw_schedule(recipe)
+        ((times, levels),) = curve.marks.values()
+        exact = build_schedule(recipe.schedule).log_snr(torch.tensor(times, dtype=torch.float64)).tolist()
+        assert len(times) == recipe.sampling.steps + 1 and times[0] == pytest.approx(recipe.sampling.start, abs=0.01)
+        assert max(abs(a - b) for a, b in zip(exact[:-1], levels[:-1], strict=True)) < 0.3, schedule
 
 
 def test_the_same_run_has_the_same_bytes_and_nothing_else_changes(copied: Any, tmp_path: Path) -> None:
@@ -138,7 +154,8 @@ def test_a_run_that_has_nothing_yet(copied: Any, kind: str, parse_page: Parse) -
     assert "run.json: cannot be read" in page.text and not page.all("img")
 
 
-def test_damaged_files_are_left_out_and_told(copied: Any, capsys: pytest.CaptureFixture[str], parse_page: Parse) -> None:
+def test_damaged_files_are_left_out_and_told(copied: Any, capsys: pytest.CaptureFixture[str],
+                                             parse_page: Parse) -> None:
     run = copied.diffusion
     draw_samples(run)
     generation(run, metrics={"fid": 3})
@@ -157,8 +174,9 @@ def test_damaged_files_are_left_out_and_told(copied: Any, capsys: pytest.Capture
     page = parse_page(report([run.path]).read_text())
     said = capsys.readouterr().err
     for name in ("broken.json", "list.json", "other.json", "usage-toy-train.json", "generation-samples-toy-val.json",
-                 "spectrum-samples-toy-val.json", "000001.png", sheets[-1].name, "metrics.jsonl"):
+                 "spectrum-samples-toy-val.json", "seed 1: ", sheets[-1].name, "metrics.jsonl"):
         assert name in page.text and name in said, name
+    assert str(copied.root) not in page.text
     assert [image["title"] for image in page.all("img") if "title" in image] == ["sample seed 0", "sample seed 2"]
     assert sum("Preview" in str(image["alt"]) for image in page.all("img")) == 2
 
@@ -172,7 +190,8 @@ def test_odd_records_of_a_run(copied: Any, text: str, parse_page: Parse) -> None
 
 def test_values_that_are_no_numbers(copied: Any, parse_page: Parse) -> None:
     run = copied.autoencoder
-    run.metrics_path.write_text('{"images_seen": 8, "loss": null, "l2": "x", "note": true}\n{"images_seen": 16, "loss": 1}\n')
+    run.metrics_path.write_text('{"images_seen": 8, "loss": null, "l2": "x", "note": true}\n'
+                                '{"images_seen": 16, "loss": 1}\n')
     page = parse_page(report([run.path]).read_text())
     assert any("weighted sum: 1 at 16" in str(figure.get("aria-label")) for figure in page.all("figure"))
 
@@ -217,21 +236,23 @@ def test_numbers_on_other_images_stand_apart(copied: Any, parse_page: Parse) -> 
 def test_runs_of_one_name_are_told_apart(copied: Any, parse_page: Parse) -> None:
     for place in ("a", "b"):
         shutil.copytree(copied.autoencoder.path, copied.root / place / "toy")
-    page = parse_page(report([copied.root / "a" / "toy", copied.root / "b" / "toy"], copied.root / "p.html").read_text())
+    paths = [copied.root / place / "toy" for place in ("a", "b")]
+    page = parse_page(report(paths, copied.root / "p.html").read_text())
     assert [row[0] for row in page.rows()[1:3]] == ["a/toy", "b/toy"]
 
 
 def test_verdicts_are_words(copied: Any, parse_page: Parse) -> None:
     run = copied.autoencoder
-    text = run.recipe_path.read_text().replace("expected: {}", "expected:\n  psnr: {value: 20, tolerance: 1, source: me}\n"
-                                               "  ssim: {value: 0.5, tolerance: 0.1, source: you}")
+    text = run.recipe_path.read_text().replace(
+        "expected: {}", "expected:\n  psnr: {value: 20, tolerance: 1, source: me}\n"
+                        "  ssim: {value: 0.5, tolerance: 0.1, source: you}")
     run.recipe_path.write_text(text)
     reconstruction(run)
     page = parse_page(report([run.path]).read_text())
     found = {row[0]: row[1:] for row in page.rows() if len(row) == 4}
     assert found["PSNR"][0].startswith("not comparablemeasured of weights that the run has no more")
-    assert found["PSNR"][1:] == ["20.5 ± 1.2 dB", "20 ± 1me"]
-    assert found["SSIM"] == ["not measured", "-", "0.5 ± 0.1you"]
+    assert found["PSNR"][1:] == ["20.5 ± 1.2 dB", "20, tolerance 1me"]
+    assert found["SSIM"] == ["not measured", "-", "0.5, tolerance 0.1you"]
     assert "0 of 2" in page.text
 
 
@@ -276,16 +297,17 @@ def test_a_phone_scrolls_in_one_direction(copied: Any, tmp_path: Path) -> None:
     html = report([run, copied.autoencoder.path, copied.diffusion.path], tmp_path / "page.html").read_text()
     html = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", html).replace("<details>", "<details open>")
     measure = ("<script>const root = document.documentElement;"
-               "parent.postMessage(root.clientWidth + '/' + root.scrollWidth + ' ', '*')</script></body>")
+               "parent.postMessage(root.clientWidth + '/' + root.scrollWidth, '*')</script></body>")
     (tmp_path / "page.html").write_text(html.replace("</body>", measure))
     frames = "".join(f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
                      for width in (320, 390))
     (tmp_path / "frames.html").write_text(
-        f"<title>W </title><script>addEventListener('message', e => document.title += e.data)</script>{frames}")
+        f"<title>W</title><script>addEventListener('message', e => document.title += ' ' + e.data)</script>{frames}")
     done = subprocess.run([str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
                            "--no-first-run", "--disable-background-networking", "--disable-component-update",
                            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000",
-                           "--dump-dom", f"file://{tmp_path / 'frames.html'}"], capture_output=True, text=True, timeout=60)
+                           "--dump-dom", f"file://{tmp_path / 'frames.html'}"],
+                          capture_output=True, text=True, timeout=60)
     found = re.search(r"<title>W (.*?)</title>", done.stdout)
     assert found, done.stderr
     sizes = [tuple(map(int, pair.split("/"))) for pair in found[1].split()]
