@@ -24,8 +24,10 @@ COUNT = 70_000
 _PUBLISHED = "images1024x1024"
 _NUMBER = re.compile(r"(\d{1,12})\.[^./]+$", re.ASCII)
 _FIRST = 60_000
-#: The 10,000 validation images of CompVis/taming-transformers, data/ffhqvalidation.txt (RQ-VAE's list is the same): a
-#: bit for each image, that of image n being bit 7 - n % 8 of byte n // 8.
+#: The 10,000 validation images of CompVis/taming-transformers, data/ffhqvalidation.txt, from the copy that RQ-VAE uses
+#: (rqvae/img_datasets/assets/ffhqvalidation.txt of a fork of kakaobrain/rq-vae-transformer); the first 150 and last 19
+#: of taming's data/ffhqtrain.txt are none of them. 8,603 are below 60,000: the split is not NVlabs'. A bit for each
+#: image, that of image n being bit 7 - n % 8 of byte n // 8.
 _TAMING = "ffhq_val.bits"
 
 SPLITS = {
