@@ -24,7 +24,8 @@ from torch import Tensor
 
 from bricscli.errors import DataError
 
-#: Bytes of working memory, beside the features themselves and a few numbers for each of them.
+#: Bytes of working memory, beside the features themselves and a few numbers for each of them; less than a few MB
+#: are not honoured.
 MEMORY = 256 * 2**20
 #: Neighbours kept beyond the k-th, for when bounds overlap.
 SPARE = 4
@@ -108,9 +109,9 @@ class _Pairs:
         dimension = fake.shape[1]
         self._slack = 2.0**-24 * (dimension + 16)
         #: Exact distances computed together: three arrays of float64, a quarter of the memory.
-        self._together = max(1, memory // 4 // (24 * dimension))
+        self._together = max(64, memory // 4 // (24 * dimension))
         #: side^2 · ELEMENT + 2 · side · dimension · 4 (both sides' rows, centred) = three quarters of the memory
-        self._side = max(1, int((np.sqrt(dimension**2 * 16 + 3 * ELEMENT * memory) - 4 * dimension) / (2 * ELEMENT)))
+        self._side = max(32, int((np.sqrt(dimension**2 * 16 + 3 * ELEMENT * memory) - 4 * dimension) / (2 * ELEMENT)))
         means = [sum(part.double().sum(0) for part in x.split(self._together)) / len(x) for x in self.sets]
         self._centre = ((means[0] + means[1]) / 2).float()
         self._norms = [torch.cat([self._centred(part).double().square_().sum(1) for part in x.split(self._together)])
