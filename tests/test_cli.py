@@ -215,7 +215,22 @@ def test_eval(world: World) -> None:
     assert {path.name for path in (world.path / "runs" / "toy" / "evals").iterdir()} == {
         "reconstruction-toy-val.json", "usage-toy-train.json", "usage-toy-train.png"}
     (result,) = (world.path / "evals").glob("fd_random-*.json")
-    assert json.loads(result.read_text())["features"]["name"] == "random"
+    found = json.loads(result.read_text())
+    assert list(found["extractors"]) == ["random"] and found["protocol"] is None
+    prepared = {"source": "toy", "crop": None, "resize": None, "resolution": 32, "format": "png"}
+    assert found["samples"]["preparation"] == found["reference"]["preparation"] == prepared
+
+
+def test_statistics_of_a_reference_are_as_good_as_it(world: World, fork: Server, tmp_path: Path) -> None:
+    data, samples = str(world.path / "data" / "toy"), str(world.path / "samples")
+    done = fork(tmp_path, "eval", "statistics", data, "--features", "random", "--out", "toy.safetensors")
+    assert done.out == "toy.safetensors: statistics of 48 images of toy, random features.\n"
+    done = fork(tmp_path, "eval", "fid", "--ref", "toy.safetensors", "--features", "random", "--samples", samples,
+                "--out", "evals")
+    assert done.code == 0, done.err
+    (ours,), (theirs,) = ((folder / "evals").glob("fd_random-*.json") for folder in (tmp_path, world.path))
+    values = [json.loads(path.read_text())["metrics"]["fd_random"]["value"] for path in (ours, theirs)]
+    assert values[0] == values[1]
 
 
 def test_eval_usage(world: World) -> None:
@@ -403,6 +418,7 @@ def test_samples_in_shards(world: World, fork: Server, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     (ours,), (theirs,) = ((folder / "evals").glob("fd_random-*.json") for folder in (tmp_path / "drawn", world.path))
     assert json.loads(ours.read_text()) | {"anchors": {}} == json.loads(theirs.read_text()) | {"anchors": {}}
+    assert (world.path / "data" / "toy" / "statistics" / "random-train.safetensors").is_file()
 
 
 def test_classes(fork: Server, tmp_path: Path) -> None:
@@ -663,7 +679,19 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["table", "11"], 2, "table 11: .* There are: 2, 3, 4, .*, K"),
     (["table", ""], 2, "There are: 2, 3"),
     (["table", "2", "--runs", "nowhere"], 3, "--runs nowhere: no such folder"),
-    (["eval", "fid", "--ref", "toy"], 3, "inception-2015-12-05.pt: missing.*no-weights.*https://"),
+    (["eval", "fid", "--ref", "toy"], 3, "weights-inception-2015-12-05-6726825d.pth or .*: missing.*https://"),
+    (["eval", "fid", "--ref", "toy", "--protocol", "cleanfid"], 3, "inception-2015-12-05.pt: missing.*no-weights.*https"),
+    (["eval", "fid", "--ref", "toy", "--protocol", "fid50k"], 2, "--protocol: `fid50k` is unknown"),
+    (["eval", "all", "--ref", "toy", "--metrics", "fdi"], 2, "has no `fdi`. Did you mean `fid`"),
+    (["eval", "all", "--ref", "toy", "--metrics", "kid,fd_dinov2"], 2, "--protocol edm2 has it"),
+    (["eval", "all", "--ref", "toy", "--metrics", ""], 2, "has no ``"),
+    (["eval", "statistics", "toy", "--out", "toy.npz"], 2, "toy.npz must end in .safetensors"),
+    (["eval", "statistics", "toy", "--out", "toy.safetensors"], 3, "6726825d.pth or .*: missing"),
+    (["eval", "statistics", "toy", "--out", "toy.safetensors", "--features", "dino"], 2, "`dino` is unknown"),
+    (["eval", "statistics", "nowhere", "--out", "a.safetensors", "--features", "random"], 3, "nowhere: neither a folder"),
+    (["eval", "fid", "--ref", "cleanfid:church:256", "--features", "random"], 3, "cleanfid:church:256"),
+    (["eval", "fid", "--ref", "letters/one.jpg", "--features", "random"], 3, "letters/one.jpg: neither a folder nor"),
+    (["eval", "reconstruction", "--metrics", "psnr,rfid"], 3, "6726825d.pth or .*: missing"),
     (["eval", "fid", "--ref", "toy", "--features", "dino"], 2, "`dino` is unknown"),
     (["eval", "fid", "--ref", "nowhere", "--features", "random"], 3, "nowhere: neither a folder nor"),
     (["eval", "fid", "--ref", "empty", "--features", "random"], 3, "empty: holds no images"),
