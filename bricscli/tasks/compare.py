@@ -31,7 +31,8 @@ def _expected(pages: Pages) -> Section | None:
         return None
     rows = []
     for name, page in pages.items():
-        found = {v.metric: Cell(v.status, TONES[v.status], f"{v.shown}, expected {v.wanted}") for v in page.verdicts}
+        found = {v.metric: Cell(v.status, TONES[v.status], ", ".join(
+            [*([v.shown] if v.value is not None else []), f"expected {v.wanted}"])) for v in page.verdicts}
         if found:
             rows.append((name, [found.get(metric, Cell("nothing expected", "soft")) for metric in labels]))
     return Section("Expected and reached", "What each run's recipe says should come out of it; why something is not "
