@@ -71,8 +71,6 @@ def _members(file: BinaryIO, end: int) -> Iterator[Member]:
         if kind == b"S":
             position = _after_sparse_map(file, header, position, end)
         size = 0 if kind in _WITHOUT_DATA else int(extended.get("size", size))
-        if position + size > end:
-            raise _cut_off()
         name = extended.get("path") or _name(header)
         if kind != b"5" and not name.endswith("/"):
             yield Member(name, position, size, kind in _REGULAR and not sparse)

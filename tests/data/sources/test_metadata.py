@@ -102,8 +102,8 @@ def test_folders_fix_the_splits(tmp_path: Path, picture: Picture, val: str) -> N
 
 
 BAD: dict[str, tuple[dict[str, Any] | str | bytes, str]] = {
-    "up": ({"file_name": "../secret.png"}, "leads out of the folder"),
-    "up and down": ({"file_name": "deep/../../secret.png"}, "leads out of the folder"),
+    "up": ({"file_name": "../secret.png"}, "leads out of the folder. Write"),
+    "up and down": ({"file_name": "deep/../../secret.png"}, "leads out of the folder. Write"),
     "absolute": ({"file_name": "/etc/passwd"}, "leads out of the folder"),
     "windows": ({"file_name": "..\\secret.png"}, "leads out of the folder"),
     "link": ({"file_name": "link.png"}, "is a link that leads out"),
