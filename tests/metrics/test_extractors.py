@@ -43,8 +43,9 @@ def folder(weights_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BRICS_WEIGHTS", str(weights_folder))
     for name in ("inception", "inception_fidelity", "clip_vit_b_32"):
         known = weights.WEIGHTS[name]
-        digests = {file: sha256_file(weights_folder / file) for file in known.files if (weights_folder / file).exists()}
-        monkeypatch.setitem(weights.WEIGHTS, name, dataclasses.replace(known, files=digests))
+        file = next(file for file in known.files if (weights_folder / file).exists())
+        digest = sha256_file(weights_folder / file)
+        monkeypatch.setitem(weights.WEIGHTS, name, dataclasses.replace(known, files={file: digest}))
 
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("the network was asked")
@@ -288,10 +289,15 @@ def test_dinov2_sees_what_pillow_would_show_it_but_unrounded() -> None:
     assert seen(images * 255).min() < -1 and seen(images * 255).max() > 256
 
 
-def test_inception_reads_its_state_without_unpickling(networks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_reads_its_state_without_unpickling(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch-fidelity unpickles a file: it only ever gets bytes that were written here."""
     asked = []
-    monkeypatch.setattr(torch, "load", lambda source, **options: asked.append(source) or {})
+
+    def load(source: object, **options: object) -> dict[str, Tensor]:
+        asked.append(source)
+        return {}
+
+    monkeypatch.setattr(torch, "load", load)
     with pytest.raises(DataError):
         InceptionFeatures({"fc.weight": torch.zeros(1)})
     assert [type(source) for source in asked] == [io.BytesIO]
