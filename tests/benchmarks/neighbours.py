@@ -3,9 +3,9 @@
     python tests/benchmarks/neighbours.py --json tests/benchmarks/results/neighbours-cpu.json
 
 Images are drawn churches at 64x64. Backbones are random unless `--weights` names a folder with torchvision's files:
-the time is about the same. Calling lpips for all 32,000 pairs would take minutes, so a stated number of calls is measured
-and multiplied; the ways take turns, so that a busy machine slows all of them alike. One CPU thread is measured in the
-process's CPU time. Memory is the process's peak in a process of its own, with what torch itself takes.
+the time is about the same. Calling lpips for all 32,000 pairs would take minutes, so a stated number of calls is
+measured and multiplied; the ways take turns, so that a busy machine slows all of them alike. One CPU thread is measured
+in the process's CPU time. Memory is the peak of a process that does only this, with what torch itself takes.
 """
 
 import argparse
