@@ -127,11 +127,12 @@ def spectrum(
     from bricscli.data.collection import find_images, open_folder
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
+    from bricscli.tasks.eval.results import place_of_results
     from bricscli.tasks.eval.spectrum import describe_spectrum, evaluate_spectrum, save_spectrum
 
     place, reference = choose_device(device), find_images(ref, split)
     folder = samples or newest()
-    images, results = open_folder(folder), out or folder.parent / "evals"
+    images, results = open_folder(folder), out or place_of_results(folder, options.RUNS_ROOT)
     files.check_writable(results)
     result = evaluate_spectrum(images, reference, device=place, limit=limit)
     table, plot = save_spectrum(result, results)

@@ -20,8 +20,8 @@ Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: t
                                                 "which FID is measured; val for reconstruction; all for spectrum).")]
 Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, of samples and a "
                                          "reference of the samples only, chosen at random once and for all.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run, or "
-                                                              "beside the samples).")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run that "
+                                                              "was measured, or beside the samples).")]
 Force = Annotated[bool, typer.Option("--force", help="Measure although the two must not be compared (prepared in "
                                      "another way, fewer than 10,000 images, JPEG samples), and mark the number.")]
 By = Annotated[str, typer.Option("--protocol", metavar="P", help="Whose numbers these are to be comparable with: "
@@ -132,13 +132,13 @@ def _evaluate(plan: "Plan", ref: str, samples: Path | None, split: str | None, l
     from bricscli.tasks.eval.anchors import decode_anchors
     from bricscli.tasks.eval.generation import evaluate_generation, load_extractors
     from bricscli.tasks.eval.references import open_reference
-    from bricscli.tasks.eval.results import describe_result, save_result
+    from bricscli.tasks.eval.results import describe_result, place_of_results, save_result
 
     place = choose_device(device)
     plan, extractors = load_extractors(plan, place, skip_missing)
     reference = open_reference(ref, split, options.DATA_ROOT, assumed=plan.extractors[0])
     folder = samples or newest()
-    images, results = open_folder(folder), out or folder.parent / "evals"
+    images, results = open_folder(folder), out or place_of_results(folder, options.RUNS_ROOT)
     files.check_writable(results)
     compared = decode_anchors(anchors, images.used(limit), place) if anchors else {}
     result = evaluate_generation(images, reference, plan, extractors, anchors=compared, force=force, limit=limit)

@@ -14,6 +14,8 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page to write, as HTML (default: "
                                              "RUN/report.html of one run, report.html of several).")] = None,
+    samples: Annotated[Path | None, typer.Option(metavar="DIR", help="Samples to show, drawn by one of the runs "
+                                                 "(default: RUN/samples).")] = None,
 ) -> None:
     """One HTML page about a run, or about several side by side, with everything in it.
 
@@ -27,4 +29,4 @@ def report(
     from bricscli.run.log import say
     from bricscli.tasks.report import report as write
 
-    say(f"written to {write(runs or [], out, options.RUNS_ROOT)}")
+    say(f"written to {write(runs or [], out, options.RUNS_ROOT, samples)}")

@@ -38,6 +38,7 @@ class ImageCollection:
     split: str | None = None
     lossy: bool = False  #: some are JPEG files
     preparation: dict[str, Any] | None = None  #: how they were, or of samples the training images; None: not known
+    drawn: dict[str, Any] | None = None  #: by which model, how; None: not by `brics sample`
     folder: Path | None = None  #: of a prepared data set, where what is computed of it can be kept
     about: Callable[[int], dict[str, str]] = lambda i: {"name": str(i)}  #: "name" and, where known, "source"
 
@@ -65,8 +66,9 @@ class ImageCollection:
         height, width = self.shape
         split = {} if self.split is None else {"split": self.split}
         count = {"images": self.used(limit), "of": self.count}
-        lossy = {"lossy": True} if self.lossy else {}
-        return {"name": self.name, **split, **count, "width": width, "height": height, "sha256": self.digest, **lossy,
+        more = {"lossy": True} if self.lossy else {}
+        more |= {"drawn": self.drawn} if self.drawn else {}
+        return {"name": self.name, **split, **count, "width": width, "height": height, "sha256": self.digest, **more,
                 "preparation": self.preparation}
 
 
@@ -154,6 +156,7 @@ def _open_samples(folder: Path) -> ImageCollection:
     return ImageCollection(
         folder.absolute().name, len(seeds), lambda i: samples.image(seeds[i]), shape, digest.hexdigest(),
         preparation=samples.header.get("data", {}).get("preparation"),
+        drawn={key: samples.header.get(key) for key in ("denoiser", "sampling", "ema", "class")},
         about=lambda i: {"name": sample_key(seeds[i])},
     )
 

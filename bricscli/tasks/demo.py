@@ -13,8 +13,10 @@ import torch
 from bricscli import files
 from bricscli.data.collection import find_images, open_folder
 from bricscli.data.images import decode_image
-from bricscli.data.loader import in_order
+from bricscli.data.loader import in_order, read_sample
 from bricscli.data.shards import ShardSet
+from bricscli.metrics.embeddings import pixel_embedding
+from bricscli.metrics.neighbours import find_nearest
 from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.report.content import Command, Commands, Figures, Report, Section, Texts, Tiles
@@ -170,7 +172,7 @@ def _sheets(run: RunDirectory, data: Path, samples: Path, device: torch.device) 
 
 def _nearest(images: np.ndarray, shards: ShardSet) -> np.ndarray:
     """For each uint8 image `(N, 3, H, W)` the training image with the least mean squared difference."""
-    batches = in_order(shards.split("train"), decode_image, shards.image_extension, 256)
-    train = np.concatenate(list(batches))
-    flat, query = (torch.from_numpy(x.reshape(len(x), -1)).float() for x in (train, images))
-    return train[torch.cdist(query, flat).argmin(1).numpy()]
+    train, extension = shards.split("train"), shards.image_extension
+    chunks = (torch.from_numpy(chunk) for chunk in in_order(train, decode_image, extension, 256))
+    found = find_nearest(torch.from_numpy(images), chunks, pixel_embedding(torch.device("cpu")), k=1)
+    return np.stack([read_sample(train, i, decode_image, extension) for i in found.index[:, 0].tolist()])

@@ -70,8 +70,7 @@ def _judge_one(metric: str, expected: ExpectedSpec, results: RunResults, changed
         number = next((m for m in evaluation.measurements if m.name == metric), None)
         if number is None:
             continue
-        reasons = (*changed, *_reservations(metric, evaluation, results.run),
-                   *(f"forced: {reason}" for reason in evaluation.forced))
+        reasons = (*changed, *_reservations(metric, evaluation, results.run))
         near = abs(number.value - expected.value) <= expected.tolerance + 1e-12 * abs(expected.value)
         status: Status = "not comparable" if reasons else "pass" if near else "fail"
         verdict = Verdict(metric, number.label, expected, status, number.value, number.show(), reasons)

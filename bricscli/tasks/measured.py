@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bricscli.data.shards import MANIFEST
 from bricscli.errors import BricsError, RecipeError
 from bricscli.recipe.load import differing_keys, load_shipped_recipe, parse_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe, Recipe
@@ -88,10 +87,12 @@ def _of_reconstruction(result: dict[str, Any], run: RunDirectory, recipe: Autoen
 
 
 def _of_samples(result: dict[str, Any], run: RunDirectory, recipe: DiffusionRecipe) -> tuple[str, ...] | None:
-    """Samples that `brics sample` drew into the run, against the data that the autoencoder was trained on."""
+    """Samples that `brics sample` drew, against the data that the autoencoder was trained on."""
     samples, reference = result["samples"], result["reference"]
+    record = samples.get("drawn")
+    if record is None:
+        return None
     try:
-        record = json.loads((run.path / samples["name"] / MANIFEST).read_text("utf-8"))
         autoencoder = parse_recipe(load_weights(run.autoencoder_path).recipe_text, str(run.autoencoder_path))
     except (FileNotFoundError, BricsError):
         return None

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bricscli import files
-from bricscli.errors import DataError, RecipeError
+from bricscli.data.samples import SampleFolder
+from bricscli.errors import DataError, MismatchError, RecipeError
 from bricscli.report.content import Chapter, Report
 from bricscli.report.page import write_report
-from bricscli.run.checkpoint import list_checkpoints
+from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.run.directory import RunDirectory, list_runs
 from bricscli.run.log import warn
 from bricscli.tasks.compare import comparison_sections
@@ -20,10 +21,11 @@ from bricscli.tasks.run_page import RunPage
 NAME = "report.html"
 
 
-def report(paths: Sequence[Path], out: Path | None = None, root: Path = Path("runs")) -> Path:
+def report(paths: Sequence[Path], out: Path | None = None, root: Path = Path("runs"), samples: Path | None = None
+           ) -> Path:
     """Writes the page and returns its path: `out`, or else RUN/report.html of one run, ./report.html of several.
 
-    Without `paths` it is the run under `root` that was trained last. Raises DataError where a path is no run,
+    `samples`: a folder that one of the runs drew, to be shown instead of its RUN/samples. Without `paths` it is the run under `root` that was trained last. Raises DataError where a path is no run,
     RecipeError where a run's recipe cannot be read, BricsError where the page cannot be written.
     """
     runs = _different([RunDirectory.open(path) for path in paths] or [newest(root)])
@@ -33,7 +35,8 @@ def report(paths: Sequence[Path], out: Path | None = None, root: Path = Path("ru
     if out.is_dir():
         raise DataError(f"{out}: is a folder. Name a file in it, such as {out / NAME}.")
     files.check_writable(out.parent)
-    results = [RunResults(run) for run in runs]
+    drew = _who_drew(samples, runs) if samples else None
+    results = [RunResults(run, samples if run is drew else None) for run in runs]
     write_report(out, _of_one(RunPage(results[0])) if len(runs) == 1 else _of_several(results))
     return out
 
@@ -56,6 +59,16 @@ def newest(root: Path) -> RunDirectory:
     if not found:
         raise DataError(f"{root}: has no run. Train one with `brics train-ae`, or name the run's folder.")
     return max(found)[-1]
+
+
+def _who_drew(samples: Path, runs: Sequence[RunDirectory]) -> RunDirectory:
+    """Raises MismatchError where none of them did."""
+    digest = SampleFolder.open(samples).header["denoiser"]["digest"]
+    for run in runs:
+        if digest in map(checkpoint_digest, list_checkpoints(run.checkpoints)):
+            return run
+    raise MismatchError(f"{samples}: was drawn by {digest[:8]}, of which {' and '.join(str(run.path) for run in runs)} "
+                        "has no checkpoint. Name the run that drew it, or leave --samples out.")
 
 
 def _different(runs: Sequence[RunDirectory]) -> list[RunDirectory]:

@@ -30,8 +30,8 @@ Read = TypeVar("Read")
 class RunResults:
     """All of one run that a page shows; `left_out` says what could not be read."""
 
-    def __init__(self, run: RunDirectory) -> None:
-        self.run, self.left_out = run, list[str]()
+    def __init__(self, run: RunDirectory, samples: Path | None = None) -> None:
+        self.run, self.left_out, self._folder = run, list[str](), samples or run.samples
         self.info = self._info()
         self.metrics = self._metrics()
         found = {path.name: result for path in sorted(run.evals.glob("*.json")) if (result := self._json(path))}
@@ -66,12 +66,12 @@ class RunResults:
         return found
 
     def _samples(self) -> tuple[list[int], Pixels, dict[str, Any]] | None:
-        """Seeds and uint8 (N,3,H,W) of the first images of `RUN/samples`, and what its manifest says; None: none."""
-        if not self.run.samples.exists():
+        """Seeds and uint8 (N,3,H,W) of the first of the samples, and what their manifest says; None: there are none."""
+        if not self._folder.exists():
             return None
         seeds, images = [], []
         try:
-            folder = SampleFolder.open(self.run.samples)
+            folder = SampleFolder.open(self._folder)
         except DataError as error:
             self._note(error)
             return None

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bricscli import files
+from bricscli.data.samples import SampleFolder
+from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
+from bricscli.run.directory import RunDirectory
 from bricscli.run.provenance import describe_process
 
 #: Parts of a result that grow when more of the same is measured.
@@ -22,6 +25,16 @@ def describe_versions(*more: str) -> dict[str, Any]:
     process = describe_process()
     kept = {name: process[name] for name in ("brics", "torch", "torchvision", "numpy", "pillow")}
     return kept | {name: version(name) for name in more}
+
+
+def place_of_results(samples: Path, runs: Path) -> Path:
+    """Where results of a folder of samples go: to the run under `runs` that drew them, or else beside them."""
+    if SampleFolder.is_one(samples):
+        drew = SampleFolder.open(samples).header["denoiser"]
+        run = RunDirectory(runs / str(drew["run"]))
+        if drew["digest"] in map(checkpoint_digest, list_checkpoints(run.checkpoints)):
+            return run.evals
+    return samples.parent / "evals"
 
 
 def save_result(result: dict[str, Any], folder: Path) -> Path:
