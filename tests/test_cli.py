@@ -214,7 +214,7 @@ def test_eval(world: World) -> None:
     assert len(re.findall(r"for comparison, .*: [\d.e+]+ \(12 images\)", out)) == 2
     assert {path.name for path in (world.path / "runs" / "toy" / "evals").iterdir()} == {
         "reconstruction-toy-val.json", "usage-toy-train.json", "usage-toy-train.png"}
-    (result,) = (world.path / "evals").glob("fd_random-*.json")
+    (result,) = (world.path / "runs" / "toy-diffusion" / "evals").glob("fd_random-*.json")
     found = json.loads(result.read_text())
     assert list(found["extractors"]) == ["random"] and found["protocol"] is None
     prepared = {"source": "toy", "crop": None, "resize": None, "resolution": 32, "format": "png"}
@@ -228,7 +228,8 @@ def test_statistics_of_a_reference_are_as_good_as_it(world: World, fork: Server,
     done = fork(tmp_path, "eval", "fid", "--ref", "toy.safetensors", "--features", "random", "--samples", samples,
                 "--out", "evals")
     assert done.code == 0, done.err
-    (ours,), (theirs,) = ((folder / "evals").glob("fd_random-*.json") for folder in (tmp_path, world.path))
+    (ours,), (theirs,) = ((folder / "evals").glob("fd_random-*.json")
+                          for folder in (tmp_path, world.path / "runs" / "toy-diffusion"))
     values = [json.loads(path.read_text())["metrics"]["fd_random"]["value"] for path in (ours, theirs)]
     assert values[0] == values[1]
 
@@ -254,9 +255,9 @@ def test_eval_spectrum(world: World) -> None:
     assert len(re.findall(r"^(?:low|middle|high) +[\d.]+ to [\d.]+ +[+-][\d.]+ dB +[\d.]+ dB$", out, re.M)) == 3
     assert "power spectra of 12 images of samples against 12 images of toy" in out
     assert out.endswith("written to evals/spectrum-samples-toy-val.json and evals/spectrum-samples-toy-val.png\n")
-    result = json.loads((world.path / "evals" / "spectrum-samples-toy-val.json").read_text())
+    result = json.loads((world.path / "runs" / "toy-diffusion" / "evals" / "spectrum-samples-toy-val.json").read_text())
     assert len(result["frequencies"]) == len(result["power"]["samples"]) == 17
-    with Image.open(world.path / "evals" / "spectrum-samples-toy-val.png") as plot:
+    with Image.open(world.path / "runs" / "toy-diffusion" / "evals" / "spectrum-samples-toy-val.png") as plot:
         assert plot.format == "PNG"
 
 
@@ -416,7 +417,8 @@ def test_samples_in_shards(world: World, fork: Server, tmp_path: Path) -> None:
     done = fork(tmp_path, "eval", "fid", "--ref", str(world.path / "data" / "toy"), "--features", "random",
                 "--samples", "drawn/samples")
     assert done.code == 0, done.err
-    (ours,), (theirs,) = ((folder / "evals").glob("fd_random-*.json") for folder in (tmp_path / "drawn", world.path))
+    (ours,), (theirs,) = ((folder / "evals").glob("fd_random-*.json")
+                          for folder in (tmp_path / "drawn", world.path / "runs" / "toy-diffusion"))
     assert json.loads(ours.read_text()) | {"anchors": {}} == json.loads(theirs.read_text()) | {"anchors": {}}
     assert (world.path / "data" / "toy" / "statistics" / "random-train.safetensors").is_file()
 
@@ -685,7 +687,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["table", ""], 2, "There are: 2, 3"),
     (["table", "2", "--runs", "nowhere"], 3, "--runs nowhere: no such folder"),
     (["eval", "fid", "--ref", "toy"], 3, "weights-inception-2015-12-05-6726825d.pth or .*: missing.*https://"),
-    (["eval", "fid", "--ref", "toy", "--protocol", "cleanfid"], 3, "inception-2015-12-05.pt: missing.*no-weights.*https"),
+    (["eval", "fid", "--ref", "toy", "--protocol", "cleanfid"], 3, "inception-2015-12-05.pt: missing.*https"),
     (["eval", "fid", "--ref", "toy", "--protocol", "fid50k"], 2, "--protocol: `fid50k` is unknown"),
     (["eval", "all", "--ref", "toy", "--metrics", "fdi"], 2, "has no `fdi`. Did you mean `fid`"),
     (["eval", "all", "--ref", "toy", "--metrics", "kid,fd_dinov2"], 2, "--protocol edm2 has it"),
@@ -693,7 +695,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["eval", "statistics", "toy", "--out", "toy.npz"], 2, "toy.npz must end in .safetensors"),
     (["eval", "statistics", "toy", "--out", "toy.safetensors"], 3, "6726825d.pth or .*: missing"),
     (["eval", "statistics", "toy", "--out", "toy.safetensors", "--features", "dino"], 2, "`dino` is unknown"),
-    (["eval", "statistics", "nowhere", "--out", "a.safetensors", "--features", "random"], 3, "nowhere: neither a folder"),
+    (["eval", "statistics", "nowhere", "--out", "a.safetensors", "--features", "random"], 3, "nowhere: neither"),
     (["eval", "fid", "--ref", "cleanfid:church:256", "--features", "random"], 3, "cleanfid:church:256"),
     (["eval", "fid", "--ref", "letters/one.jpg", "--features", "random"], 3, "letters/one.jpg: neither a folder nor"),
     (["eval", "reconstruction", "--metrics", "psnr,rfid"], 3, "6726825d.pth or .*: missing"),

@@ -47,9 +47,9 @@ def test_photographs(tmp_path: Path) -> None:
     printed = {line: run(line, tmp_path) for line in block("photographs")}
     assert "76 train, 4 val" in printed["brics prepare folder --from my-photos --resolution 64 --out data/photos"]
     assert len(list((tmp_path / "samples").glob("*.png"))) == 64
-    assert "shuffled key codes" in list(printed.values())[-1]
+    assert "shuffled key codes" in list(printed.values())[-2]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "data", "evals", "my-photos", "runs", "samples", "samples-sheet.png"]
+        "data", "my-photos", "report.html", "runs", "samples", "samples-sheet.png"]
 
 
 def test_dry_run(tmp_path: Path) -> None:

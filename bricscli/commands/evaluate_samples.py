@@ -20,8 +20,8 @@ Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: t
                                                 "which FID is measured; val for reconstruction; all for spectrum).")]
 Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, of samples and a "
                                          "reference of the samples only, chosen at random once and for all.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run that "
-                                                              "was measured, or beside the samples).")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run, or "
+                                                              "beside samples of no run).")]
 Force = Annotated[bool, typer.Option("--force", help="Measure although the two must not be compared (prepared in "
                                      "another way, fewer than 10,000 images, JPEG samples), and mark the number.")]
 By = Annotated[str, typer.Option("--protocol", metavar="P", help="Whose numbers these are to be comparable with: "

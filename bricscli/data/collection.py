@@ -66,7 +66,7 @@ class ImageCollection:
         height, width = self.shape
         split = {} if self.split is None else {"split": self.split}
         count = {"images": self.used(limit), "of": self.count}
-        more = {"lossy": True} if self.lossy else {}
+        more: dict[str, Any] = {"lossy": True} if self.lossy else {}
         more |= {"drawn": self.drawn} if self.drawn else {}
         return {"name": self.name, **split, **count, "width": width, "height": height, "sha256": self.digest, **more,
                 "preparation": self.preparation}

@@ -25,8 +25,14 @@ def report(paths: Sequence[Path], out: Path | None = None, root: Path = Path("ru
            ) -> Path:
     """Writes the page and returns its path: `out`, or else RUN/report.html of one run, ./report.html of several.
 
-    `samples`: a folder that one of the runs drew, to be shown instead of its RUN/samples. Without `paths` it is the run under `root` that was trained last. Raises DataError where a path is no run,
-    RecipeError where a run's recipe cannot be read, BricsError where the page cannot be written.
+    `samples`: a folder that one of the runs drew, to be shown instead of its RUN/samples. Without `paths` it is the run
+    under `root` that was trained last.
+
+    Raises:
+        DataError: a path is no run, or there is none.
+        RecipeError: a run's recipe cannot be read.
+        MismatchError: none of the runs drew the samples.
+        BricsError: the page cannot be written.
     """
     runs = _different([RunDirectory.open(path) for path in paths] or [newest(root)])
     for run in runs:

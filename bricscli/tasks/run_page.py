@@ -140,7 +140,7 @@ class RunPage:
         sampling = header.get("sampling")
         how = f" Drawn with {_values(sampling)}." if isinstance(sampling, dict) else ""
         only = f" All of class {header['class']}." if header.get("class") else ""
-        return Section("Samples", f"Uncurated: the first {len(seeds)} seeds of RUN/samples.{only}{how}",
+        return Section("Samples", f"Uncurated: the first {len(seeds)} seeds that were drawn.{only}{how}",
                        [Tiles({"sample": images}, [f"seed {seed}" for seed in seeds])])
 
     def _sheets(self) -> Section | None:
