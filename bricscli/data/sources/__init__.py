@@ -67,7 +67,7 @@ SOURCES: dict[str, Source] = {
     "webvid-frames200k": Source("one square of a frame of each of WebVid's videos", resolution=256,
                                 options=frozenset({"any_count", "frames_per_video", "seed"}),
                                 expected={"train": 200_000, "val": 5_000},
-                                licence="research only; its authors withdrew it in 2024",
+                                licence="none; the videos are their owners', who may withdraw them",
                                 page="https://github.com/m-bain/webvid", get="the videos, in folders train and val",
                                 place=SOURCE_ROOT / "webvid-frames200k"),
     **{word: _lsun(word, category) for word, category in LSUN.items()},

@@ -144,10 +144,9 @@ def read_frame(path: str, share: float) -> Image.Image:
             rotation = int(frame.rotation)
     except ImageError:
         raise
-    except OSError as error:  # av's own errors are among them
-        raise ImageError(f"cannot be read as a video: {error.strerror or type(error).__name__}") from None
     except Exception as error:  # as with images, decoders raise nearly everything on damaged input
-        raise ImageError(f"cannot be decoded: {str(error).strip() or type(error).__name__}") from error
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0] or type(error).__name__
+        raise ImageError(f"cannot be read as a video: {reason}") from error
     return image.rotate(rotation, expand=True) if rotation else image
 
 
