@@ -100,6 +100,8 @@ def _tell(result: "Prepared") -> None:
     if result.rejected:
         warn(f"{len(result.rejected)} of the files could not be read; they are listed in the manifest, the first is "
              f"{result.rejected[0].path} ({result.rejected[0].reason})")
+    if parted := header.get("duplicates_between_splits"):
+        warn(f"{parted} images have a copy in the other split, as {header['source']['name']} divides them")
     notes = [f"{result.ignored} other files ignored"] * (result.ignored > 0)
     if result.duplicates:
         (first, copy), *_ = header.get("first_duplicates", [("", "")])

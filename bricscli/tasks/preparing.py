@@ -190,8 +190,10 @@ def _findings(listing: Listing, digests: Sequence[bytes], rejected: dict[int, Re
     """The part of the manifest that is known at the end."""
     used = [place for place in range(len(digests)) if place not in rejected]
     copies = [(used[first], used[copy]) for first, copy in find_copies([digests[place] for place in used])]
+    parted = sum(listing.items[first].split != listing.items[copy].split for first, copy in copies)
     names = [[listing.items[first].name, listing.items[copy].name] for first, copy in copies[:NAMED_DUPLICATES]]
-    return {"duplicates": len(copies), **({"first_duplicates": names} if names else {}), "ignored": listing.ignored,
+    return {"duplicates": len(copies), **({"first_duplicates": names} if names else {}),
+            **({"duplicates_between_splits": parted} if parted else {}), "ignored": listing.ignored,
             "rejected": [rejected[place]._asdict() for place in sorted(rejected)]}
 
 

@@ -8,7 +8,8 @@ writes shards with their digests, synced to the disk. Read: whole images as uint
 shards as training does (`Split.read` checks each CRC-32) and from that folder, by one thread.
 
 The rows take turns, so that a busy machine slows all of them alike. Wall times and CPU times, of all processes, are
-given: on a machine that others use only the second tell what the work costs. Without --photos, pictures with the
+given: on a machine that others use only the second tell what the work costs. Torch is loaded late, as in the command:
+spawned processes load what this file does. Without --photos, pictures with the
 spectrum of photographs are drawn.
 """
 
@@ -30,8 +31,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
-from machine import describe_versions, device_name
 from PIL import Image, features
 
 from bricscli.data.images import decode_image, encode_png, encode_webp, load_image, raster_extensions, to_pixels
@@ -41,7 +40,6 @@ from bricscli.files import write_json
 from bricscli.recipe.load import load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.tasks.prepare import prepare_folder
-from bricscli.training.steps import AutoencoderStep
 
 RESOLUTION = 256
 PLAIN, OURS, ALONE = "plain Pillow, 1 process", "brics prepare, 2 processes", "brics prepare, 1 process"
@@ -116,6 +114,8 @@ def prepare_plainly(paths: list[Path], out: Path) -> None:
 
 
 def measure_preparing(folder: Path, paths: list[Path], repeats: int, work: Path) -> list[Row]:
+    import webdataset.writer  # noqa: F401  (once, not in the first of the times; it loads torch)
+
     rows = [Row(name, len(paths)) for name in (PLAIN, OURS, ALONE)]
     for repeat in range(repeats):
         for row, workers in zip(rows, (0, 2, 1), strict=True):
@@ -183,6 +183,11 @@ def measure_training(names: list[str], steps: int, folder: Path, work: Path) -> 
 
     Without what needs pretrained networks: with them a step takes longer.
     """
+    import torch
+
+    from bricscli.training.steps import AutoencoderStep
+
+    torch.set_num_threads(1)
     pairs = []
     for name in names:
         recipe = load_recipe(name, overrides=["losses.perceptual=0"])
@@ -222,7 +227,6 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=["tiny/toy.yaml", "photos64.yaml"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         (folder := work / "photos").mkdir()
@@ -248,6 +252,9 @@ def main() -> None:
     for read, step in pairs:
         verdict(f"{read.name} / {step.name}", read.per_cpu_second / step.per_cpu_second, READ_GOAL)
     if options.json:
+        import torch
+        from machine import describe_versions, device_name
+
         write_json(options.json, {
             "what": f"preparing and reading {len(paths)} images at {RESOLUTION} pixels; seconds",
             "photos": "of a folder" if options.photos else "drawn", "versions": describe_versions(),

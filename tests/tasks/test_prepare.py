@@ -469,11 +469,12 @@ class Drawn:
     label: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     fails: str = ""  #: "digest" or "load"
+    content: str | None = None  #: None: the name
 
     def digest(self) -> str:
         if self.fails == "digest":
             raise ImageError("is gone")
-        return hashlib.sha256(self.name.encode()).hexdigest()
+        return hashlib.sha256((self.content or self.name).encode()).hexdigest()
 
     def read(self) -> bytes:
         return encode_png(self.load())
@@ -506,6 +507,14 @@ def test_a_split_that_the_source_fixes_is_kept(tmp_path: Path) -> None:
     assert dataset.header["val_fraction"] is None and dataset.header["source"]["rule"] == "by hand"
     with pytest.raises(RecipeError, match="--val-fraction: does not go with drawn, which fixes the split itself"):
         prepare_items(tmp_path / "other", listing(*items), resolution=8, val_fraction=0.05)
+
+
+def test_copies_in_both_splits_of_a_source_are_told(tmp_path: Path) -> None:
+    """Only a source that fixes its splits can have them."""
+    items = [Drawn("1", "train"), Drawn("01", "val", content="1"), Drawn("2", "val"), Drawn("02", "val", content="2")]
+    header = prepare_items(tmp_path / "set", listing(*items), resolution=8).dataset.header
+    assert (header["duplicates"], header["duplicates_between_splits"]) == (2, 1)
+    assert header["first_duplicates"] == [["1", "01"], ["2", "02"]]
 
 
 def test_a_split_may_be_empty_where_the_source_fixes_it(tmp_path: Path) -> None:
