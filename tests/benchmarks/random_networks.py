@@ -41,7 +41,7 @@ def inception_state() -> dict[str, Tensor]:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Unloaded(FeatureExtractorInceptionV3):
-        def load_state_dict(self, *arguments: object, **options: object) -> None:  # type: ignore[override]
+        def load_state_dict(self, *arguments: object, **options: object) -> None:
             pass
 
     empty = io.BytesIO()

@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -15,8 +16,9 @@ from bricscli.metrics.neighbourhoods import precision_recall
 from bricscli.metrics.protocols import PROTOCOLS
 from bricscli.weights import WEIGHTS
 
-FUNCTIONS = {"kid": kernel_distance, "is": inception_score, "precision": precision_recall, "recall": precision_recall,
-             "f1": precision_recall}
+FUNCTIONS: dict[str, Callable[..., object]] = {
+    "kid": kernel_distance, "is": inception_score, "precision": precision_recall, "recall": precision_recall,
+    "f1": precision_recall}
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
