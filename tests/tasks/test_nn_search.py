@@ -185,7 +185,7 @@ def test_the_plan_fits_into_the_memory() -> None:
 
 
 def search_and_die(data: Path, out: Path, images: int) -> None:
-    """In a process of its own: killed, as by a power cut, once so many images of the second pass were read."""
+    """In a process of its own: killed, as by a power cut, once so many images were read."""
     torch.set_num_threads(1)
     train, val = find_images(data, "train"), find_images(data, "val")
     read, seen = train.read, [0]
@@ -198,29 +198,32 @@ def search_and_die(data: Path, out: Path, images: int) -> None:
         return read(i)
 
     train.read = dying
-    nn_search(val, train, pixel_embedding(CPU), out, memory=0.0008, save_every=0)
+    nn_search(val, train, pixel_embedding(CPU), out, k=120, memory=0.0008, save_every=0)
 
 
-@pytest.mark.parametrize("memory", [0.0008, 0.0004, 4.0], ids=["as before", "less", "more"])
-def test_killed_and_started_again(memory: float, data: Path, val: ImageCollection, train: ImageCollection,
+@pytest.mark.parametrize(("images", "memory"), [(80, 0.0008), (80, 0.0004), (330, 4.0)],
+                         ids=["as before", "less memory", "in the third pass, more memory"])
+def test_killed_and_started_again(images: int, memory: float, data: Path, val: ImageCollection, train: ImageCollection,
                                   tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    process = multiprocessing.get_context("fork").Process(target=search_and_die, args=(data, tmp_path / "out", 330))
+    """With as many neighbours as images: one that was passed over, or compared twice, would be seen."""
+    process = multiprocessing.get_context("fork").Process(target=search_and_die, args=(data, tmp_path / "out", images))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "out" / "progress.npz").exists() and not (tmp_path / "out" / "neighbours.json").exists()
-    monkeypatch.setattr(search_task, "SHEET_ROWS", 2)
+    monkeypatch.setattr(search_task, "_write_sheets", lambda *arguments: None)
     read, seen = train.read, [0]
 
     def counting(i: int) -> Pixels:
         seen[0] += 1
         return read(i)
 
-    nn_search(val, dataclasses.replace(train, read=counting), pixel_embedding(CPU), tmp_path / "out", memory=memory)
+    nn_search(val, dataclasses.replace(train, read=counting), pixel_embedding(CPU), tmp_path / "out", k=120,
+              memory=memory)
     assert "goes on after" in capsys.readouterr().out
-    assert memory != 0.0008 or 200 < seen[0] < 400, "of about 630"
-    nn_search(val, train, pixel_embedding(CPU), tmp_path / "whole")
+    assert memory == 0.0004 or seen[0] < 1 + 4 * 120 + 120 - 20, "some were not read again"
+    nn_search(val, train, pixel_embedding(CPU), tmp_path / "whole", k=120)
     assert read_all(tmp_path / "out") == read_all(tmp_path / "whole")
 
 
