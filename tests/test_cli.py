@@ -686,6 +686,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["table", "11"], 2, "table 11: .* There are: 2, 3, 4, .*, K"),
     (["table", ""], 2, "There are: 2, 3"),
     (["table", "2", "--runs", "nowhere"], 3, "--runs nowhere: no such folder"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "clip"], 3, "ViT-B-32.pt: missing"),
     (["eval", "fid", "--ref", "toy"], 3, "weights-inception-2015-12-05-6726825d.pth or .*: missing.*https://"),
     (["eval", "fid", "--ref", "toy", "--protocol", "cleanfid"], 3, "inception-2015-12-05.pt: missing.*https"),
     (["eval", "fid", "--ref", "toy", "--protocol", "fid50k"], 2, "--protocol: `fid50k` is unknown"),

@@ -145,7 +145,8 @@ def _check_options(word: str, options: Mapping[str, Any]) -> None:
         if key not in SOURCES[word].options:
             others = [other for other, source in SOURCES.items() if key in source.options and other not in LSUN]
             others += ["lsun-CATEGORY"] * (key == "any_count")
-            problems.append(f"--{key.replace('_', '-')}: goes with {', '.join(others)}, not with `{word}`.")
+            option = key.removeprefix("ffhq_").replace("_", "-")
+            problems.append(f"--{option}: goes with {', '.join(others)}, not with `{word}`.")
     frames = options.get("frames_per_video", 1)
     if not 1 <= frames <= 1000:
         problems.append(f"--frames-per-video: {frames} is out of range. Choose 1 to 1000.")
