@@ -27,6 +27,6 @@ def report(
     Example: brics report runs/photos64
     """
     from bricscli.run.log import say
-    from bricscli.tasks.report import report as write
+    from bricscli.tasks.reporting.report import report as write
 
     say(f"written to {write(runs or [], out, options.RUNS_ROOT, samples)}")

@@ -46,7 +46,7 @@ def open_ffhq(path: Path, *, split: str = "taming", any_count: bool = False) -> 
             `any_count` is not set.
     """
     if split not in SPLITS:
-        raise RecipeError(f"--ffhq-split: `{split}` is unknown. There are: {', '.join(SPLITS)}.")
+        raise RecipeError(f"--split: `{split}` is unknown. There are: {', '.join(SPLITS)}.")
     validates = _validates(split)
     found, ignored = _images(path)
     numbered = _by_number(path, found)

@@ -73,7 +73,7 @@ def test_every_number_is_there_once(faces: Path, picture: Picture) -> None:
 
 
 def test_what_is_refused(faces: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"--ffhq-split: `half` is unknown\. There are: taming, first60k, all"):
+    with pytest.raises(RecipeError, match=r"--split: `half` is unknown\. There are: taming, first60k, all"):
         open_source("ffhq", faces, ffhq_split="half")
     with pytest.raises(DataError, match="there is no such folder"):
         open_source("ffhq", tmp_path / "none")

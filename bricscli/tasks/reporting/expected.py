@@ -17,7 +17,7 @@ from bricscli.report.evaluations import Evaluation, label_of
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.tasks.measured import numbers_of
-from bricscli.tasks.results import DAMAGED, RunResults, evaluations_of
+from bricscli.tasks.reporting.run_results import DAMAGED, RunResults, evaluations_of
 
 Status = Literal["pass", "fail", "not comparable", "not measured"]
 #: Where a number would stand.

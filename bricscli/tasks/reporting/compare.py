@@ -6,9 +6,9 @@ from bricscli.recipe.load import KINDS, differing_keys
 from bricscli.report.content import Block, Cell, Figures, Notes, Pictures, Section, Table
 from bricscli.report.evaluations import compare
 from bricscli.report.training import overlaid_curves
-from bricscli.tasks.expected import TONES
-from bricscli.tasks.results import evaluations_of
-from bricscli.tasks.run_page import RunPage
+from bricscli.tasks.reporting.expected import TONES
+from bricscli.tasks.reporting.run_page import RunPage
+from bricscli.tasks.reporting.run_results import evaluations_of
 
 Pages = Mapping[str, RunPage]
 

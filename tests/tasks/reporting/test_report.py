@@ -16,8 +16,8 @@ from bricscli.data.images import encode_png
 from bricscli.data.samples import SampleFolder
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.run.directory import RunDirectory
-from bricscli.tasks.report import newest, report
-from bricscli.tasks.run_page import draw_schedule
+from bricscli.tasks.reporting.report import newest, report
+from bricscli.tasks.reporting.run_page import draw_schedule
 
 Parse = Any
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -11,7 +11,7 @@ from bricscli.recipe.load import parse_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.run.checkpoint import weights_recipe
 from bricscli.run.directory import RunDirectory
-from bricscli.tasks.results import RunResults
+from bricscli.tasks.reporting.run_results import RunResults
 
 #: Of run.json's "process" -> the name on the page.
 ENVIRONMENT = {"brics": "brics", "python": "Python", "torch": "torch", "torchvision": "torchvision",

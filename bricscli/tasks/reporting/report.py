@@ -14,9 +14,9 @@ from bricscli.report.page import write_report
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.run.directory import RunDirectory, list_runs
 from bricscli.run.log import warn
-from bricscli.tasks.compare import comparison_sections
-from bricscli.tasks.results import RunResults
-from bricscli.tasks.run_page import RunPage
+from bricscli.tasks.reporting.compare import comparison_sections
+from bricscli.tasks.reporting.run_page import RunPage
+from bricscli.tasks.reporting.run_results import RunResults
 
 NAME = "report.html"
 

@@ -11,8 +11,8 @@ from bricscli.recipe.load import dump_recipe, load_recipe, recipe_from_dict
 from bricscli.recipe.recipes import Recipe
 from bricscli.run.checkpoint import checkpoint_digest, save_checkpoint
 from bricscli.run.directory import RunDirectory
-from bricscli.tasks.expected import Verdict, count_verdicts, judge, verdict_table
-from bricscli.tasks.results import RunResults
+from bricscli.tasks.reporting.expected import Verdict, count_verdicts, judge, verdict_table
+from bricscli.tasks.reporting.run_results import RunResults
 
 PSNR = 30.0
 

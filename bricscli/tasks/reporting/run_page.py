@@ -1,4 +1,4 @@
-"""What a page says of one run: the sections, from its results. `tasks.report` puts them on a page."""
+"""What a page says of one run: the sections, from its results. `tasks.reporting.report` puts them on a page."""
 
 import shlex
 from collections.abc import Mapping
@@ -36,10 +36,10 @@ from bricscli.report.training import training_curves
 from bricscli.report.usage import usage_curves, usage_table
 from bricscli.run.checkpoint import list_checkpoints
 from bricscli.tasks.draw import step_levels
-from bricscli.tasks.expected import count_verdicts, judge, verdict_table
 from bricscli.tasks.plot import describe
-from bricscli.tasks.results import RunResults, evaluations_of
-from bricscli.tasks.run_facts import environment_facts, origin_facts, parameter_facts
+from bricscli.tasks.reporting.expected import count_verdicts, judge, verdict_table
+from bricscli.tasks.reporting.run_facts import environment_facts, origin_facts, parameter_facts
+from bricscli.tasks.reporting.run_results import RunResults, evaluations_of
 
 #: Of the schedule's line.
 SCHEDULE_POINTS = 401
