@@ -42,7 +42,9 @@ class Plan:
 
     @property
     def extractors(self) -> list[str]:
-        return sorted({spec.extractor for spec in self.metrics.values()})
+        """By name; those of Fréchet distances first, FID's before all."""
+        frechet = [self.metrics[name].extractor for name in _FRECHET if name in self.metrics]
+        return list(dict.fromkeys([*frechet, *sorted(spec.extractor for spec in self.metrics.values())]))
 
 
 def choose_plan(protocol: str, names: Iterable[str] | None = None) -> Plan:

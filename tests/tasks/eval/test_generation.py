@@ -69,6 +69,11 @@ def test_a_protocol_and_its_metrics_by_name() -> None:
             choose_plan(protocol, names)
 
 
+def test_statistics_that_do_not_say_are_taken_for_those_of_fid() -> None:
+    assert choose_plan("brics2023").extractors == ["inception", "clip", "vgg16"]
+    assert choose_plan("cleanfid", ["kid", "clip_fid"]).extractors == ["clip", "inception_clean"]
+
+
 def test_all_missing_files_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRICS_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
