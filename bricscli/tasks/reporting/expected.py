@@ -99,13 +99,13 @@ def _reservations(metric: str, evaluation: Evaluation, run: RunDirectory) -> tup
         return ("the record of its samples cannot be read",)
     if found is not None:
         return found.notes
-    return _disqualified(evaluation, run)
+    return (*_disqualified(evaluation, run), *(f"forced: {reason}" for reason in evaluation.forced))
 
 
 def _disqualified(evaluation: Evaluation, run: RunDirectory) -> tuple[str, ...]:
     result, recipe = evaluation.result, run.recipe
     if not isinstance(recipe, AutoencoderRecipe):
-        return ("measured of samples that this run did not draw into its folder, of another data set, or of one class",)
+        return ("measured of samples that this run did not draw, of another data set, or of one class",)
     reasons, images = [], result.get("images", {})
     where = (images.get("name"), images.get("split"))
     if where != (recipe.data.name, "val"):
