@@ -147,7 +147,7 @@ def preview_masks(recipe: AutoencoderRecipe, count: int) -> Tensor:
 
 def reconstruct_uint8(model: Autoencoder, images: Tensor, device: torch.device,
                       masks: Tensor | None = None) -> Tensor:
-    """uint8 `(B, 3, H, W)` -> its reconstruction, likewise; without noise. With `masks` the decoder is told the rest."""
+    """uint8 `(B, 3, H, W)` -> its reconstruction, likewise; without noise. With `masks` the decoder knows the rest."""
     with torch.no_grad():
         real = to_float(images.to(device))
         kept = None if masks is None else Kept(real, masks.to(real))
