@@ -9,7 +9,7 @@ Differs from StyleGAN2 (arXiv:1912.04958): no per-pixel noise inputs, for a reco
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +173,7 @@ class StyleDecoder(nn.Module):
         blend = Blender(self.condition, kept)
         for level, (first, second, extra) in enumerate(zip(self.first, self.second, self.extra, strict=True), start=1):
             x = second(blend(first(x, w)), w)
-            for layer in extra:
+            for layer in cast(nn.ModuleList, extra):
                 x = layer(x, w)
             x = blend(x) if level < len(self.first) else x
             yield x

@@ -48,6 +48,13 @@ def make(kind: str, blend: str | None) -> Decoder:
     return made
 
 
+def randomise_mix(decoder: Decoder) -> None:
+    """Concatenation begins without what is kept."""
+    for name, parameter in decoder.named_parameters():
+        if name.startswith("condition.mix") and name.endswith("weight"):
+            nn.init.normal_(parameter)
+
+
 def block() -> Tensor:
     return torch.randn(2, 6, 4, 4, generator=torch.Generator().manual_seed(2))
 
@@ -80,9 +87,7 @@ def test_what_is_replaced_is_not_seen(kind: str, blend: str) -> None:
 def test_what_is_kept_is_seen_across_the_edge(kind: str, blend: str) -> None:
     """Also by what lies a few pixels inside, through the coarser features."""
     decoder, kept = make(kind, blend), known()
-    assert decoder.condition is not None
-    for mix in decoder.condition.mix:
-        nn.init.normal_(mix.weight)  # which begins without what is kept
+    randomise_mix(decoder)
     other = Kept(known(9).image, kept.mask)
     change = (decoder(block(), kept) - decoder(block(), other)).abs().amax(1)
     assert (change[0, :, 7] > 0).all() and (change[0, 4:-4, 9] > 1e-6).any()
@@ -96,8 +101,7 @@ def test_with_nothing_kept_it_is_the_plain_decoder(kind: str, blend: str) -> Non
         wanted = plain(block())
         assert torch.equal(decoder(block()), wanted)
         torch.testing.assert_close(decoder(block(), known(full=True)), wanted, rtol=1e-5, atol=1e-5)
-    for mix in decoder.condition.mix if decoder.condition else []:
-        nn.init.normal_(mix.weight)
+    randomise_mix(decoder)
     torch.testing.assert_close(decoder(block(), known(full=True)), decoder(block()), rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(decoder.iter_features(block()), plain.iter_features(block()), strict=True):
         assert ours.shape == theirs.shape and (blend == "concatenation" or torch.equal(ours, theirs))
@@ -113,8 +117,7 @@ def test_concatenation_begins_as_the_decoder() -> None:
 def test_features_with_nothing_kept(kind: str, blend: str) -> None:
     """What the latent perceptual loss asks for is what the image is made of."""
     decoder = make(kind, blend)
-    for mix in decoder.condition.mix if decoder.condition else []:
-        nn.init.normal_(mix.weight)
+    randomise_mix(decoder)
     *_, last = decoder.iter_features(block())
     if isinstance(decoder, ConvDecoder):
         image = decoder.out(F.silu(decoder.norm(last, *decoder.norm_inputs(block()))))
@@ -140,12 +143,11 @@ def test_equation_4() -> None:
 
 def test_every_parameter_learns(kind: str, blend: str) -> None:
     decoder = make(kind, blend)
-    for mix in decoder.condition.mix if decoder.condition else []:
-        nn.init.normal_(mix.weight)
+    randomise_mix(decoder)
     decoder(block(), known()).square().mean().backward()
     assert [name for name, p in decoder.named_parameters() if p.grad is None] == []
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in decoder.condition.parameters()
-               if decoder.condition)
+    assert decoder.condition is not None
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in decoder.condition.parameters())
 
 
 def test_a_plain_decoder_cannot_be_told(kind: str) -> None:
@@ -170,7 +172,8 @@ def test_a_wider_and_deeper_decoder_begins_as_the_narrow_one() -> None:
     wide.widen(narrow.state_dict())
     image = wide(block())
     torch.testing.assert_close(image, narrow(block()), rtol=1e-4, atol=1e-4)
-    assert torch.equal(wide.second[1].conv.weight[8:], start["second.1.conv.weight"][8:]), "the rest stays random"
+    weight = wide.get_parameter("second.1.conv.weight")
+    assert torch.equal(weight[8:], start["second.1.conv.weight"][8:]), "the rest stays random"
     image.square().mean().backward()
     assert all(p.grad is not None for name, p in wide.named_parameters() if not name.startswith("condition"))
-    assert wide.second[1].conv.weight.grad[:8, 8:].abs().max() > 0
+    assert weight.grad is not None and weight.grad[:8, 8:].abs().max() > 0
