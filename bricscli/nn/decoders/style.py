@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bricscli.nn.decoders.conditional import Blender, Conditional, Kept
+from bricscli.nn.decoders.conditional import Blender, Conditional, Kept, finish
 from bricscli.nn.layers import SQRT2, ScaledLinear, fir_filter, fir_kernel, fir_upsample
 
 
@@ -144,7 +144,7 @@ class StyleDecoder(nn.Module):
         for level, (x, to_rgb) in enumerate(zip(self._levels(features, w, kept), self.to_rgb, strict=True)):
             rgb = to_rgb(x, w)
             image = fir_upsample(image, self.fir) + rgb if level else rgb
-        return image if kept is None else kept.over(image)
+        return finish(self.condition, image, kept)
 
     def iter_features(self, features: Tensor) -> Iterator[Tensor]:
         """What each level hands to the next and to its ToRGB: `(B, channels[i], H_d 2^i, W_d 2^i)`."""
