@@ -77,7 +77,8 @@ class Conditional(nn.Module):
         if blend == "concatenation":
             self.mix.extend(_passes_on(2 * width + 1, width) for _, width in places)
         else:
-            self.heads.apply(zero_)
+            for head in self.heads:
+                zero_(head)
         self.reach, wide = nn.ModuleList(), [4, *[channels] * (len(_REACH) - 1), 3]
         for (inputs, outputs), far in zip(itertools.pairwise(wide), _REACH, strict=True):
             # Without biases: where nothing is kept there is nothing to continue.
