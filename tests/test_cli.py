@@ -35,6 +35,9 @@ COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"]
             ["table"], ["report"], ["doctor"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"],
             ["eval", "fid"], ["eval", "all"], ["eval", "statistics"], ["eval", "spectrum"]]
 
+#: A decoder for the codes of AUTOENCODER.
+INPAINT = ["train-ae", "--recipe", "tiny/toy-inpaint.yaml", *AUTOENCODER[2:], "--set", "training.images=16"]
+
 #: latent-diffusion's first stage: codes that are no key codes, and no grids.
 GRIDLESS = ["--recipe", "tiny/toy.yaml", "--set", "training.images=8", "--set", "encoder.channels=8",
             "--set", "bottleneck={kind: kl, channels: 4}", "--set", "retrieval.kind=none",
@@ -504,6 +507,23 @@ def make_photographs(folder: Path, good: int, bad: Sequence[str] = ()) -> None:
         (folder / name).write_text("this is a text")
 
 
+def test_a_decoder_for_inpainting(world: World, fork: Server, tmp_path: Path) -> None:
+    """Begun with the autoencoder's weights; the same command again, also without --from, leaves it as it is."""
+    for part in ("data", "runs"):
+        shutil.copytree(world.path / part, tmp_path / part)
+    words = [*INPAINT, "--run", "runs/inpaint"]
+    done = fork(tmp_path, *words, "--from", "runs/toy", "--dry-run")
+    assert done.code == 0 and "decoder " in done.out and not (tmp_path / "runs" / "inpaint").exists()
+    done = fork(tmp_path, *words, "--from", "runs/toy")
+    assert done.code == 0, done.err
+    (newest,) = list_checkpoints(tmp_path / "runs" / "toy" / "checkpoints")
+    info = json.loads((tmp_path / "runs" / "inpaint" / "run.json").read_text())
+    assert info["from"] == {"run": "toy", "digest": checkpoint_digest(newest)}
+    for again in (words, [*words, "--from", "runs/toy"]):
+        done = fork(tmp_path, *again)
+        assert done.code == 0 and "already trained" in done.err + done.out
+
+
 @pytest.fixture(scope="module")
 def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the world with everything in it that can be got wrong."""
@@ -594,6 +614,12 @@ WRONG: list[tuple[list[str], int, str]] = [
     ([*TRAIN, "--run", "new", "--set", "losses.perceptual=5"], 3,
      "vgg16-397923af.pth: missing.*no-weights.*no-torch.*download.pytorch.org"),
     (["train-ae", "--recipe", "church64x4.yaml", "--data", "data/toy", "--run", "new"], 3, "images of 32 pixels"),
+    ([*INPAINT, "--run", "new"], 2, "--from: decoder.conditional makes another decoder .* Pass its run"),
+    ([*INPAINT, "--run", "new", "--from", "nowhere"], 3, "nowhere: no such run"),
+    ([*INPAINT, "--run", "new", "--from", "runs/toy-diffusion"], 4, "is the run of a diffusion model"),
+    ([*INPAINT, "--run", "new", "--from", "gridless"], 4, "gridless: makes other codes than the recipe"),
+    ([*INPAINT, "--run", "new", "--set", "decoder.conditional.masks=round"], 2, "conditional.masks: must be `thin`"),
+    ([*TRAIN, "--run", "new", "--from", "runs/toy"], 2, "--from: is for recipes with decoder.conditional"),
     (["encode", "--run", "runs/toi"], 3, "runs/toi: no such run. There are: .*toy"),
     (["encode", "--run", "empty"], 3, "empty: is not a run"),
     (["encode", "--run", "runs/toy-diffusion"], 4, "is the run of a diffusion model"),
