@@ -95,13 +95,15 @@ def build_retrieval(recipe: AutoencoderRecipe) -> FeatureGrid | NoRetrieval:
 
 def build_decoder(recipe: AutoencoderRecipe) -> StyleDecoder | ConvDecoder | MoVQDecoder:
     """Feature block -> image."""
-    match spec := recipe.decoder:
+    spec, inputs = recipe.decoder, recipe.decoder_inputs
+    known = _arguments(spec.conditional, "masks", "full_masks", "decoder_rate") if spec.conditional else None
+    match spec:
         case StyleDecoderSpec():
-            return StyleDecoder(inputs=recipe.decoder_inputs, **_arguments(spec))
+            return StyleDecoder(**(_arguments(spec) | {"inputs": inputs, "conditional": known}))
         case ConvDecoderSpec():
-            return ConvDecoder(inputs=recipe.decoder_inputs, **_arguments(spec))
+            return ConvDecoder(**(_arguments(spec) | {"inputs": inputs, "conditional": known}))
         case MoVQDecoderSpec():
-            return MoVQDecoder(inputs=recipe.decoder_inputs, **_arguments(spec))
+            return MoVQDecoder(**(_arguments(spec) | {"inputs": inputs, "conditional": known}))
         case _:
             assert_never(spec)
 

@@ -56,6 +56,11 @@ def load_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Imag
     Raises:
         ImageError: it is not an image, is damaged, or has more than `max_pixels` pixels.
     """
+    return _to_rgb(load_upright(source, max_pixels))
+
+
+def load_upright(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`load_image` of the file's own mode, with its transparency; only wide values become 8 bits. Raises ImageError."""
     try:
         with warnings.catch_warnings():
             # Pillow's own limit is a warning, ours is the error below; its notes on odd metadata concern nobody.
@@ -65,7 +70,7 @@ def load_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Imag
                 if image.width * image.height > max_pixels:
                     raise ImageError(f"more than {max_pixels / 1e6:g} megapixels")
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _to_8_bits(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -83,12 +88,16 @@ def _reason(error: Exception) -> str:
     return f"cannot be decoded: {first_line or type(error).__name__}"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_wide_gray(np.asarray(image).astype(np.float64), 65535.0)
     if image.mode == "F":
         values = np.asarray(image).astype(np.float64)
         return _from_wide_gray(values, 1.0 if values.max(initial=0.0) <= 1.0 else 255.0)
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         white = Image.new("RGBA", colours.size, "white")

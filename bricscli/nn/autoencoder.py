@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bricscli.nn.bottleneck import Bottleneck, Coded, relax_precision
+from bricscli.nn.decoders.conditional import Kept
 from bricscli.nn.decoders.conv import ConvDecoder
 from bricscli.nn.decoders.style import StyleDecoder
 from bricscli.nn.encoder import Encoder
@@ -45,13 +46,13 @@ class Autoencoder(nn.Module):
         """Image -> what diffusion learns to draw: the code, before a codebook makes one of it."""
         return self.bottleneck.latent(self.encoder(image))
 
-    def decode_latent(self, latent: Tensor) -> Tensor:
+    def decode_latent(self, latent: Tensor, kept: Kept | None = None) -> Tensor:
         """Latent -> image."""
-        return self.decode(self.bottleneck.snap(latent))
+        return self.decode(self.bottleneck.snap(latent), kept)
 
-    def decode(self, code: Tensor) -> Tensor:
-        """Code -> image `(B, 3, H, W)`, about [-1, 1]."""
-        return self.decoder(self.retrieval(self.retrieval.tile(code)))
+    def decode(self, code: Tensor, kept: Kept | None = None) -> Tensor:
+        """Code -> image `(B, 3, H, W)`, about [-1, 1]; `kept`, for a conditional decoder: what of it is known."""
+        return self.decoder(self.retrieval(self.retrieval.tile(code)), kept)
 
     def iter_features(self, latent: Tensor) -> Iterator[Tensor]:
         """What the decoder computes between a latent and its image, from the latent on: `(B, C, H, W)` each.
@@ -65,7 +66,12 @@ class Autoencoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.decode(self.encode(image))
 
-    def reconstruct(self, image: Tensor, generator: torch.Generator) -> Reconstruction:
+    def freeze_code(self) -> None:
+        """Of all parts only the decoder learns from now on; a codebook that moves by itself stands still."""
+        for part in (self.encoder, self.bottleneck, self.retrieval):
+            part.requires_grad_(False).eval()
+
+    def reconstruct(self, image: Tensor, generator: torch.Generator, kept: Kept | None = None) -> Reconstruction:
         """As training sees it: with the bottleneck's noise and loss, and eps_0 of relaxed precision.
 
         Noise is drawn from `generator` on the CPU, whatever the device.
@@ -76,4 +82,4 @@ class Autoencoder(nn.Module):
             assert isinstance(self.retrieval, FeatureGrid)
             noise = torch.randn(tiled.shape, generator=generator).to(tiled)
             tiled = relax_precision(tiled, self.retrieval.r_max, noise)
-        return Reconstruction(self.decoder(self.retrieval(tiled)), coded)
+        return Reconstruction(self.decoder(self.retrieval(tiled), kept), coded)

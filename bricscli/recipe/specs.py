@@ -113,6 +113,20 @@ class NoRetrievalSpec(Spec):
     kind: Literal["none"] = "none"
 
 
+class ConditionalSpec(Spec):
+    """A decoder that can be told what is kept of a picture (Asymmetric VQGAN, arXiv:2306.04632), and how it learns it.
+
+    Encoder, bottleneck and retrieval stay as those of the run that training begins with (`--from`).
+    """
+
+    channels: PositiveInt = 32  #: of the encoder of what is kept, at the image's resolution
+    blocks: PositiveInt = 1  #: of it, at each resolution
+    blend: Literal["addition", "concatenation"] = "addition"
+    masks: Literal["thin", "medium", "thick", "mixed", "box", "half", "outpaint"] = "mixed"
+    full_masks: Annotated[float, Field(ge=0, le=1)] = 0.5  #: share of the images of which nothing is kept
+    decoder_rate: Annotated[float, Field(gt=0, le=1)] = 0.1  #: the rest of the decoder learns so much more slowly
+
+
 class StyleDecoderSpec(Spec):
     """StyleGAN2-shaped decoder: `channels[i]` at resolution H_d * 2^i."""
 
@@ -120,6 +134,8 @@ class StyleDecoderSpec(Spec):
     channels: Widths = (512, 256, 192)
     style_width: PositiveInt = 512
     mapping_layers: PositiveInt = 4
+    extra_layers: Count = 0  #: more than StyleGAN2's two, at each resolution
+    conditional: ConditionalSpec | None = None
 
 
 class ConvDecoderSpec(Spec):
@@ -130,6 +146,7 @@ class ConvDecoderSpec(Spec):
     multipliers: Widths = (1, 1, 2, 2, 4)
     blocks: PositiveInt = 2  #: taming's num_res_blocks; the decoder has one more at each resolution
     attention: Literal["code", "middle", "none"] = "code"  #: in the blocks at H_d and in the middle, or only there
+    conditional: ConditionalSpec | None = None
 
 
 class MoVQDecoderSpec(Spec):
@@ -140,6 +157,7 @@ class MoVQDecoderSpec(Spec):
     multipliers: Widths = (1, 2, 4)
     blocks: PositiveInt = 2
     attention: Literal["code", "middle", "none"] = "code"
+    conditional: ConditionalSpec | None = None
 
 
 class StyleDiscriminatorSpec(Spec):

@@ -6,22 +6,26 @@ Differs from VQGAN: no 1x1 `post_quant_conv` in front. taming keeps it outside i
 operations come out to the last printed digit without it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bricscli.nn.decoders.conditional import Blender, Conditional, Kept
 from bricscli.nn.layers import Attention, Norm, ResidualBlock, SelfAttention, Upsample, group_norm
 
 
 class ConvDecoder(nn.Module):
     """The encoder backwards, with one residual block more at each resolution: `multipliers[0]` is that of the image.
 
-    The `code`'s resolution, of `attention`, is here H_d.
+    The `code`'s resolution, of `attention`, is here H_d. With a `condition` it can be told what is `kept` of the
+    picture: features are blended before each upsampling and after the last block, and the kept pixels over the image.
     """
 
     def __init__(self, *, inputs: int, channels: int, multipliers: Sequence[int], blocks: int,
-                 attention: Attention, norm: Norm = group_norm) -> None:
+                 attention: Attention, norm: Norm = group_norm, conditional: Mapping[str, Any] | None = None) -> None:
+        """`conditional`: the arguments of `Conditional` but its places."""
         super().__init__()
         width = channels * multipliers[-1]
         self.stem = nn.Conv2d(inputs, width, 3, padding=1)
@@ -29,9 +33,10 @@ class ConvDecoder(nn.Module):
         if attention != "none":
             layers.append(SelfAttention(width, norm=norm))
         layers.append(ResidualBlock(width, width, norm))
-        ends = [len(layers)]
+        ends, places = [len(layers)], list[tuple[int, int]]()
         for level, multiplier in enumerate(reversed(multipliers)):
             if level:
+                places.append((len(multipliers) - level, width))
                 layers.append(Upsample(width))
                 ends.append(len(layers))
             for _ in range(blocks + 1):
@@ -41,6 +46,9 @@ class ConvDecoder(nn.Module):
                     layers.append(SelfAttention(width, norm=norm))
         self.body = nn.ModuleList(layers)
         self._ends = {*ends, len(layers)}  # of the middle and of each resolution, as numbers of layers
+        self.condition: Conditional | None = None
+        if conditional is not None:
+            self.condition = Conditional(places=[*places, (0, width)], **conditional)
         self.norm = norm(width)
         self.out = nn.Conv2d(width, 3, 3, padding=1)
 
@@ -49,27 +57,29 @@ class ConvDecoder(nn.Module):
         """Where VQGAN's adaptive weight compares gradients (Eq. 7 there)."""
         return self.out.get_parameter("weight")
 
-    def forward(self, features: Tensor) -> Tensor:
-        x, condition = self.stem(features), self.condition(features)
-        for layer in self.body:
-            x = _apply(layer, x, condition)
-        return self.out(F.silu(self.norm(x, *condition)))
+    def forward(self, features: Tensor, kept: Kept | None = None) -> Tensor:
+        x = features
+        for x in self._layers(features, kept):  # noqa: B007 (the last of them)
+            pass
+        image = self.out(F.silu(self.norm(x, *self.norm_inputs(features))))
+        return image if kept is None else kept.over(image)
 
     def iter_features(self, features: Tensor) -> Iterator[Tensor]:
         """After the middle, and after the blocks of each resolution with their upsampling: `(B, C, H, W)`.
 
         The resolutions are H_d, 2 H_d, 4 H_d, ... and, of the last, again that of the image.
         """
-        x, condition = self.stem(features), self.condition(features)
-        for number, layer in enumerate(self.body, start=1):
-            x = _apply(layer, x, condition)
+        for number, x in enumerate(self._layers(features, None), start=1):
             if number in self._ends:
                 yield x
 
-    def condition(self, features: Tensor) -> tuple[Tensor, ...]:
+    def _layers(self, features: Tensor, kept: Kept | None) -> Iterator[Tensor]:
+        """What comes after each of them."""
+        x, inputs, blend = self.stem(features), self.norm_inputs(features), Blender(self.condition, kept)
+        for number, layer in enumerate(self.body, start=1):
+            x = layer(blend(x)) if isinstance(layer, Upsample) else layer(x, *inputs)
+            yield blend(x) if number == len(self.body) else x
+
+    def norm_inputs(self, features: Tensor) -> tuple[Tensor, ...]:
         """What every norm is called with beside its input: nothing."""
         return ()
-
-
-def _apply(layer: nn.Module, x: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
-    return layer(x) if isinstance(layer, Upsample) else layer(x, *condition)

@@ -3,8 +3,9 @@
 VQGAN's decoder in which every norm is modulated at each position by the feature block itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,9 +35,9 @@ class MoVQDecoder(ConvDecoder):
     """ConvDecoder with spatially conditional norms: `(B, inputs, H_d, W_d) -> (B, 3, H, W)`."""
 
     def __init__(self, *, inputs: int, channels: int, multipliers: Sequence[int], blocks: int,
-                 attention: Attention) -> None:
+                 attention: Attention, conditional: Mapping[str, Any] | None = None) -> None:
         super().__init__(inputs=inputs, channels=channels, multipliers=multipliers, blocks=blocks,
-                         attention=attention, norm=partial(SpatialNorm, inputs=inputs))
+                         attention=attention, norm=partial(SpatialNorm, inputs=inputs), conditional=conditional)
 
-    def condition(self, features: Tensor) -> tuple[Tensor, ...]:
+    def norm_inputs(self, features: Tensor) -> tuple[Tensor, ...]:
         return (features,)

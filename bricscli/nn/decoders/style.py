@@ -8,12 +8,14 @@ Differs from StyleGAN2 (arXiv:1912.04958): no per-pixel noise inputs, for a reco
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bricscli.nn.decoders.conditional import Blender, Conditional, Kept
 from bricscli.nn.layers import SQRT2, ScaledLinear, fir_filter, fir_kernel, fir_upsample
 
 
@@ -73,6 +75,18 @@ class StyledLayer(nn.Module):
         return F.leaky_relu_(self.conv(x, w, self.bias * SQRT2), 0.2)
 
 
+class ExtraLayer(nn.Module):
+    """A styled layer beside the identity, which it begins as."""
+
+    def __init__(self, channels: int, style_width: int) -> None:
+        super().__init__()
+        self.layer = StyledLayer(channels, channels, style_width)
+        self.share = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return x + self.share.to(x.dtype) * self.layer(x, w)
+
+
 class ToRGB(nn.Module):
     """Modulated 1x1 convolution to three channels, without demodulation: so few weights that each image has its own."""
 
@@ -89,20 +103,34 @@ class ToRGB(nn.Module):
 
 
 class StyleDecoder(nn.Module):
-    """`(B, C_d, H_d, W_d) -> (B, 3, H, W)`, about [-1, 1] and not clamped; `channels[i]` at H_d 2^i."""
+    """`(B, C_d, H_d, W_d) -> (B, 3, H, W)`, about [-1, 1] and not clamped; `channels[i]` at H_d 2^i.
 
-    def __init__(self, *, inputs: int, channels: Sequence[int], style_width: int, mapping_layers: int) -> None:
+    `extra_layers` more layers at each resolution are added to what they are given, at first with weight 0.
+    With a `condition` it can be told what is `kept` of the picture: features are blended before and after the second
+    layer of each resolution (after the last there is nothing that would see them), and the kept pixels over the image.
+    """
+
+    def __init__(self, *, inputs: int, channels: Sequence[int], style_width: int, mapping_layers: int,
+                 extra_layers: int = 0, conditional: Mapping[str, Any] | None = None) -> None:
+        """`conditional`: the arguments of `Conditional` but its places."""
         super().__init__()
         widths = [inputs, *[style_width] * mapping_layers]
         self.mapping = nn.Sequential(*(ScaledLinear(a, b, activate=True, learning_rate_scale=0.01)
                                        for a, b in itertools.pairwise(widths)))
         self.first, self.second, self.to_rgb = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.extra = nn.ModuleList()
         width = inputs
         for level, outputs in enumerate(channels):
             self.first.append(StyledLayer(width, outputs, style_width, up=level > 0))
             self.second.append(StyledLayer(outputs, outputs, style_width))
             self.to_rgb.append(ToRGB(outputs, style_width))
+            self.extra.append(nn.ModuleList(ExtraLayer(outputs, style_width) for _ in range(extra_layers)))
             width = outputs
+        self.condition: Conditional | None = None
+        if conditional is not None:
+            halvings = range(len(channels) - 1, -1, -1)
+            places = [(h, width) for h, width in zip(halvings, channels, strict=True) for _ in range(2)][:-1]
+            self.condition = Conditional(places=places, **conditional)
         self.fir: Tensor
         self.register_buffer("fir", fir_kernel(), persistent=False)
 
@@ -111,22 +139,26 @@ class StyleDecoder(nn.Module):
         """Where VQGAN's adaptive weight compares gradients: the convolution of the last ToRGB."""
         return self.to_rgb[-1].get_parameter("weight")
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, kept: Kept | None = None) -> Tensor:
         w, image = self._style(features), torch.zeros(())
-        for level, (x, to_rgb) in enumerate(zip(self._levels(features, w), self.to_rgb, strict=True)):
+        for level, (x, to_rgb) in enumerate(zip(self._levels(features, w, kept), self.to_rgb, strict=True)):
             rgb = to_rgb(x, w)
             image = fir_upsample(image, self.fir) + rgb if level else rgb
-        return image
+        return image if kept is None else kept.over(image)
 
     def iter_features(self, features: Tensor) -> Iterator[Tensor]:
         """What each level hands to the next and to its ToRGB: `(B, channels[i], H_d 2^i, W_d 2^i)`."""
-        return self._levels(features, self._style(features))
+        return self._levels(features, self._style(features), None)
 
     def _style(self, features: Tensor) -> Tensor:
         w = features.mean((2, 3))
         return self.mapping(w * w.square().mean(1, keepdim=True).add(1e-8).rsqrt())
 
-    def _levels(self, x: Tensor, w: Tensor) -> Iterator[Tensor]:
-        for first, second in zip(self.first, self.second, strict=True):
-            x = second(first(x, w), w)
+    def _levels(self, x: Tensor, w: Tensor, kept: Kept | None) -> Iterator[Tensor]:
+        blend = Blender(self.condition, kept)
+        for level, (first, second, extra) in enumerate(zip(self.first, self.second, self.extra, strict=True), start=1):
+            x = second(blend(first(x, w)), w)
+            for layer in extra:
+                x = layer(x, w)
+            x = blend(x) if level < len(self.first) else x
             yield x
