@@ -11,7 +11,19 @@ from types import FrameType
 import typer
 
 from bricscli import __version__
-from bricscli.commands import demo, encode, evaluate, options, plot, prepare, sample, table, train_ae, train_diffusion
+from bricscli.commands import (
+    demo,
+    encode,
+    evaluate,
+    inpaint,
+    options,
+    plot,
+    prepare,
+    sample,
+    table,
+    train_ae,
+    train_diffusion,
+)
 from bricscli.errors import BricsError
 
 app = typer.Typer(
@@ -33,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "encode": encode.encode,
     "train-diffusion": train_diffusion.train_diffusion,
     "sample": sample.sample,
+    "inpaint": inpaint.inpaint,
     "table": table.table,
 }
 for name, command in COMMANDS.items():

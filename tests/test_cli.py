@@ -31,7 +31,7 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
                "--set", "losses.perceptual=0"]
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
-COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"],
+COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"], ["inpaint"],
             ["table"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"],
             ["eval", "spectrum"]]
 

@@ -6,6 +6,7 @@ refused: their kept pixels could not be kept.
 
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,8 @@ FEWEST_PIXELS = 16
 #: The key of the PNG's text that says what made it.
 ABOUT = "brics"
 
-_HELD = {"RGB", "RGBA", "L", "LA", "P", "PA", "1", "La", "RGBa", "RGBX"}
-_TOO_MUCH = {"CMYK": "has the colours of a printer (CMYK)", "YCbCr": "", "LAB": "has CIELAB colours",
-             "HSV": "has HSV colours"}
+_HELD = {"RGB", "RGBA", "L", "LA", "P", "PA", "1", "La", "RGBa", "RGBX", "YCbCr"}
+_OTHER = {"CMYK": "has the colours of a printer (CMYK)", "LAB": "has CIELAB colours", "HSV": "has HSV colours"}
 
 
 def read_picture(source: Path | bytes, where: str) -> Image.Image:
@@ -39,30 +39,33 @@ def read_picture(source: Path | bytes, where: str) -> Image.Image:
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror}). Choose another picture.") from None
     try:
-        image = load_upright(data, convert=_held)
+        image = _held(load_upright(data), _mode(data))
     except ImageError as error:
-        raise DataError(f"{where}: {error}. Choose another picture, or save it anew as PNG.") from error
+        raise DataError(f"{where}: {error}. Save it anew as PNG with 8 bits of RGB, or choose another.") from error
     if min(image.size) < FEWEST_PIXELS:
         raise DataError(f"{where}: is {image.width}x{image.height}, too narrow to fill. Choose a picture of at least "
                         f"{FEWEST_PIXELS} pixels each way.")
-    if _is_wide_png(data):
-        raise DataError(f"{where}: has 16 bits a channel, and what is kept could not be kept so. Save it with 8.")
     return image
 
 
-def _held(image: Image.Image) -> Image.Image:
-    mode, profile = image.mode, image.info.get("icc_profile")
-    if mode not in _HELD and mode != "YCbCr":
-        what = _TOO_MUCH.get(mode, "has more than 8 bits a channel")
+def _mode(data: bytes) -> str:
+    """Pillow's, of the file itself; of a 16-bit PNG, of which Pillow would drop half of the bits, its own."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and data[24:25] == b"\x10":
+        return "PNG;16"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data)) as image:
+            return image.mode
+
+
+def _held(image: Image.Image, mode: str) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if mode not in _HELD:
+        what = _OTHER.get(mode, "has more than 8 bits a channel")
         raise ImageError(f"{what}, and what is kept could not be kept so")
     picture = image.convert("RGBA" if image.has_transparency_data else "RGB")
     picture.info = {"icc_profile": profile} if profile and mode in ("RGB", "RGBA") else {}
     return picture
-
-
-def _is_wide_png(data: bytes) -> bool:
-    """By the bit depth of its header: Pillow would drop half of the bits without a word."""
-    return data.startswith(b"\x89PNG\r\n\x1a\n") and data[24:25] == b"\x10"
 
 
 def colours_of(image: Image.Image) -> Picture:
@@ -74,7 +77,7 @@ def colours_of(image: Image.Image) -> Picture:
 
 
 def put_back(image: Image.Image, filled: Picture, changed: Mask) -> Image.Image:
-    """The picture with the `changed` pixels, and no others, replaced; of those that were transparent nothing is left."""
+    """The picture with the `changed` pixels, and no others, replaced, and opaque."""
     pixels = np.array(image)
     pixels[changed, :3] = filled[changed]
     if image.mode == "RGBA":

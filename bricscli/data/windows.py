@@ -7,6 +7,7 @@ What a hole covers is never looked at: before anything else `extend` continues t
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from PIL import Image
 Mask = npt.NDArray[np.bool_]
 Picture = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float32]
+T = TypeVar("T", np.bool_, np.uint8)
 
 #: A window shows at least this many times the hole's longer side.
 CONTEXT = 1.5
@@ -32,7 +34,7 @@ class Window:
     left: int
     side: int
 
-    def cut(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def cut(self, array: npt.NDArray[T]) -> npt.NDArray[T]:
         """(side, side, ...) of an (H, W, ...), mirrored at the border."""
         rows = _mirrored(np.arange(self.top, self.top + self.side), array.shape[0])
         columns = _mirrored(np.arange(self.left, self.left + self.side), array.shape[1])
@@ -137,7 +139,7 @@ def _double(array: Values) -> Values:
 
 
 def depth(mask: Mask, most: int) -> npt.NDArray[np.int32]:
-    """How deep inside `mask` a pixel lies, 1 at its edge, at most `most`; 0 outside. The picture's border is no edge."""
+    """How deep inside `mask` a pixel lies, 1 at its edge, at most `most`; 0 outside. A border is no edge."""
     total, inner = mask.astype(np.int32), mask
     for _ in range(most - 1):
         padded = np.pad(inner, 1, constant_values=True)

@@ -5,17 +5,15 @@ is shrunk, filled, and enlarged again, which is softer than the picture around i
 R pixels tile the hole from its border inwards, each with what the ones before it filled as known.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from bricscli.data.images import to_float
 from bricscli.data.pictures import colours_of, put_back
 from bricscli.data.windows import (
     MOST_SHRINKING,
@@ -33,7 +31,7 @@ from bricscli.data.windows import (
     to_picture,
 )
 from bricscli.errors import DataError, MismatchError, RecipeError
-from bricscli.nn.autoencoder import Kept
+from bricscli.nn.decoders.conditional import Kept
 from bricscli.run.directory import RunDirectory
 from bricscli.runtime import in_passes
 from bricscli.tasks.choices import AS_IN_RECIPE, Asked, Blend, choose_sampling, choose_window
@@ -130,22 +128,11 @@ class Inpainter:
         works = [_fill_picture(job, self.resolution, how, window) for job in jobs]
         waiting = {number: next(work) for number, work in enumerate(works)}
         results: dict[int, Image.Image] = {}
-        evaluations = way.evaluations(self.denoiser.prior)
-        areas = [max(1, int(job.mask.sum())) for job in jobs]
-        share = {number: 0.0 for number in waiting}
+        meter = _Meter([int(job.mask.sum()) for job in jobs], way.evaluations(self.denoiser.prior), tell)
         while waiting:
-            asked = 0
-
-            def tick(count: int) -> None:
-                nonlocal asked
-                asked += count
-                now = sum(share.values()) + sum(hole_share[n] for n in waiting) * asked / (evaluations * len(waiting))
-                tell(min(1.0, now / len(jobs)))
-
-            hole_share = {n: int(part.todo) / areas[n] for n, part in waiting.items()}
+            tick = meter.start({number: part.todo for number, part in waiting.items()})
             filled = self._fill_windows([part.hole for part in waiting.values()], way, tick)
-            for (number, _), values in zip(list(waiting.items()), filled, strict=True):
-                share[number] += hole_share[number]
+            for number, values in zip(list(waiting), filled, strict=True):
                 try:
                     waiting[number] = works[number].send(values)
                 except StopIteration as end:
@@ -169,6 +156,25 @@ class Inpainter:
 
         images = in_passes(decode, torch.arange(len(holes)), self.device)
         return list(((images.float() + 1) * 127.5).permute(0, 2, 3, 1).contiguous().numpy())
+
+
+class _Meter:
+    """Which share of the pixels of all holes is filled, and by how many answers of the denoiser the next ones are."""
+
+    def __init__(self, areas: Sequence[int], evaluations: int, tell: Progress) -> None:
+        self.total, self.evaluations, self.tell, self.done = sum(areas), evaluations, tell, 0
+
+    def start(self, areas: Mapping[int, int]) -> Callable[[int], None]:
+        """`areas` are those of the windows that are filled together; returns what is called after every answer."""
+        before, area, needed, answers = self.done, sum(areas.values()), self.evaluations * len(areas), 0
+        self.done += area
+
+        def tick(count: int) -> None:
+            nonlocal answers
+            answers += count
+            self.tell(min(1.0, (before + area * answers / needed) / self.total))
+
+        return tick
 
 
 @dataclass(frozen=True)
@@ -251,7 +257,7 @@ def _choose_way(inpainter: Inpainter, method: str | None) -> Way:
         problems.append(f"--sampler: `repaint` goes by ddpm or ddim, not by `{sampling.sampler}`. Leave it out.")
     for option, value in (("--resamplings", inpainter.resamplings), ("--jump", inpainter.jump)):
         if value is not None and not repaint:
-            problems.append(f"{option}: belongs to `repaint`, not to `{chosen}`. Leave it out, or add --method repaint.")
+            problems.append(f"{option}: belongs to `repaint`, not to `{chosen}`. Leave it out.")
         elif value is not None and not 1 <= value <= 1000:
             problems.append(f"{option}: {value} is out of range. Choose 1 to 1000.")
     if not 0 <= inpainter.grow <= 64:
@@ -287,8 +293,8 @@ def prepare_inpainter(run: RunDirectory, device: torch.device, *, asked: Asked =
     if decoder != "plain" and autoencoder is None:
         autoencoder = find_inpainting_decoder(runs or run.path.absolute().parent, digest)
         if autoencoder is None:
-            missing = (f"no mask-conditioned decoder of autoencoder {digest[:8]} (`{denoiser.autoencoder.name}`); train "
-                       "one with `brics train-ae --recipe NAME-inpaint.yaml --from RUN`")
+            missing = (f"no mask-conditioned decoder of autoencoder {digest[:8]} (`{denoiser.autoencoder.name}`); "
+                       "train one with `brics train-ae --recipe NAME-inpaint.yaml --from RUN`")
             if decoder == "asymmetric":
                 raise DataError(f"--decoder: there is {missing}, or use --decoder plain.")
             line = f"{denoiser.name}: there is {missing}. Using the plain one."

@@ -53,8 +53,8 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], devi
         raise RecipeError(f"--format: `{format}` is unknown. There are: {', '.join(FORMATS)}.")
     denoiser = load_denoiser(run, device, ema)
     if denoiser.recipe.conditioning:
-        raise MismatchError(f"{run.path}: was trained to fill holes in pictures. Use `brics inpaint`, or choose another "
-                            "--run.")
+        raise MismatchError(f"{run.path}: was trained to fill holes in pictures. Use `brics inpaint`, or choose "
+                            "another --run.")
     sampling = choose_sampling(denoiser.recipe.sampling, asked)
     check_conditions(run.name, denoiser.recipe, denoiser.classes, only, sampling.guidance)
     step_levels(sampling, denoiser.prior.schedule)  # or RecipeError, before any file
