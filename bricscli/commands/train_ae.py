@@ -14,6 +14,8 @@ def train_ae(
                                                                    "(default: data/NAME of the recipe).")] = None,
     run: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run "
                                                                  "(default: runs/NAME-OF-THE-RECIPE).")] = None,
+    start: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="The autoencoder's run that a recipe for "
+                                               "inpainting begins with; only its decoder learns.")] = None,
     overrides: options.Overrides = [],  # noqa: B006 (typer copies it)
     dry_run: options.DryRun = False,
     save_every: options.SaveEvery = 600.0,
@@ -39,7 +41,7 @@ def train_ae(
     from bricscli.tasks.train_ae import describe_plan, say_trained, train_autoencoder
 
     if dry_run:
-        say("\n".join([dump_recipe(resolved), *describe_plan(resolved, data)]))
+        say("\n".join([dump_recipe(resolved), *describe_plan(resolved, data, start)]))
         return
-    say_trained(train_autoencoder(resolved, data, run, device=choose_device(device), overrides=overrides,
-                                  save_every=save_every))
+    say_trained(train_autoencoder(resolved, data, run, device=choose_device(device), start=start,
+                                  overrides=overrides, save_every=save_every))

@@ -3,7 +3,7 @@
 BRICS, VQGAN, RQ-VAE and latent-diffusion's first stage are four ways to fill these four places.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +70,21 @@ class Autoencoder(nn.Module):
         """Of all parts only the decoder learns from now on; a codebook that moves by itself stands still."""
         for part in (self.encoder, self.bottleneck, self.retrieval):
             part.requires_grad_(False).eval()
+
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the weights of another autoencoder, as its `state_dict` names them, where they fit.
+
+        Encoder, bottleneck and retrieval must be the same, or RuntimeError; a decoder may be wider or deeper.
+        """
+        own = self.state_dict()
+        fitting = {name: tensor for name, tensor in weights.items()
+                   if not name.startswith("decoder.") or (name in own and own[name].shape == tensor.shape)}
+        decoder = {name: tensor for name, tensor in own.items() if name.startswith("decoder.")}
+        self.load_state_dict(decoder | fitting)
+        if isinstance(self.decoder, StyleDecoder):
+            prefix = "decoder."
+            self.decoder.widen({name.removeprefix(prefix): tensor for name, tensor in weights.items()
+                                if name.startswith(prefix) and name not in fitting})
 
     def reconstruct(self, image: Tensor, generator: torch.Generator, kept: Kept | None = None) -> Reconstruction:
         """As training sees it: with the bottleneck's noise and loss, and eps_0 of relaxed precision.

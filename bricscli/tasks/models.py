@@ -15,8 +15,15 @@ from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.unet import UNet
 from bricscli.recipe.load import parse_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
-from bricscli.run.checkpoint import Weights, find_checkpoint, latest_checkpoint, load_checkpoint, load_weights
-from bricscli.run.directory import RunDirectory
+from bricscli.run.checkpoint import (
+    Weights,
+    find_checkpoint,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_weights,
+)
+from bricscli.run.directory import RunDirectory, list_runs
 
 R = TypeVar("R", AutoencoderRecipe, DiffusionRecipe)
 
@@ -115,6 +122,44 @@ def load_denoiser(run: RunDirectory, device: torch.device, ema: float | None = N
     scaling = scaling_of(autoencoder.recipe, expected, run.info_path)
     prior = Prior(model, build_schedule(recipe.schedule), scaling, autoencoder.code_shape)
     return LoadedDenoiser(run.name, recipe, prior, ema, checkpoint.digest, autoencoder, classes)
+
+
+def load_inpainting_decoder(run: RunDirectory, denoiser: LoadedDenoiser, device: torch.device) -> LoadedAutoencoder:
+    """The newest checkpoint of a run of a conditional decoder, for the codes that `denoiser` draws.
+
+    Raises:
+        DataError: the run has none, or it is damaged.
+        MismatchError: it is of another kind, or began with another autoencoder than the denoiser's.
+    """
+    if not recipe_of(run, AutoencoderRecipe).decoder.conditional:
+        raise MismatchError(f"{run.path}: its decoder cannot be told what is kept. Train one with `brics train-ae "
+                            f"--recipe ...-inpaint.yaml --from {run.path}`.")
+    base, began = denoiser.autoencoder, run.info.get("from", {})
+    if began.get("digest") != base.digest:
+        raise MismatchError(f"{run.path}: began with autoencoder {str(began.get('digest'))[:8]} "
+                            f"(`{began.get('run')}`), {denoiser.name} draws codes of {base.digest[:8]} "
+                            f"(`{base.name}`). Choose another run.")
+    loaded = load_autoencoder(run, device)
+    own = loaded.model.state_dict()
+    for name, tensor in base.model.state_dict().items():
+        if not name.startswith("decoder.") and not (name in own and torch.equal(own[name], tensor)):
+            raise MismatchError(f"{loaded.weights_path}: {name} is not that of autoencoder {base.digest[:8]}, with "
+                                "which it began. Train it again.")
+    return loaded
+
+
+def find_inpainting_decoder(runs: Path, digest: str) -> RunDirectory | None:
+    """The run under `runs` of a conditional decoder that began with autoencoder `digest`: the newest; None if none."""
+    found = []
+    for run in list_runs(runs):
+        checkpoints = list_checkpoints(run.checkpoints)
+        try:
+            recipe, began = run.recipe, run.info.get("from", {})
+            if checkpoints and isinstance(recipe, AutoencoderRecipe) and began.get("digest") == digest:
+                found.append((checkpoints[-1].stat().st_mtime_ns, run.name, run))
+        except (DataError, RecipeError):
+            continue  # one that cannot be read is not the one
+    return max(found)[2] if found else None
 
 
 def scaling_of(recipe: AutoencoderRecipe, record: Mapping[str, Any], where: Path) -> Scaling:

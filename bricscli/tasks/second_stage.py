@@ -1,4 +1,4 @@
-"""A second stage of training: a diffusion run that begins with the averaged weights of another."""
+"""A second stage of training: a run that begins with the averaged weights of another."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bricscli.errors import DataError, MismatchError
 from bricscli.recipe.load import differing_keys
-from bricscli.recipe.recipes import DiffusionRecipe
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.checkpoint import list_checkpoints, load_checkpoint
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import warn
@@ -18,7 +18,7 @@ from bricscli.tasks.models import newest_checkpoint, recipe_of
 
 @dataclass(frozen=True)
 class FirstStage:
-    """The averaged weights of a diffusion run, with which another one begins."""
+    """The averaged weights of a run, with which another one begins."""
 
     name: str
     digest: str
@@ -72,6 +72,30 @@ def check_first_stage(run: RunDirectory, recipe: DiffusionRecipe) -> None:
                             "another --from, or set these keys.")
 
 
+def load_base(run: RunDirectory, recipe: AutoencoderRecipe) -> FirstStage:
+    """The newest checkpoint of an autoencoder's run, as the beginning of one of a conditional decoder.
+
+    Raises DataError where the run has none, or it is damaged, MismatchError where `check_base` does.
+    """
+    check_base(run, recipe)
+    checkpoint = load_checkpoint(newest_checkpoint(run))
+    return FirstStage(run.name, checkpoint.digest, checkpoint.weights)
+
+
+def check_base(run: RunDirectory, recipe: AutoencoderRecipe) -> None:
+    """Raises MismatchError unless the codes of an autoencoder's run are those of `recipe`, up to their weights."""
+    base = recipe_of(run, AutoencoderRecipe)
+    if base.decoder.conditional:
+        began = run.info.get("from", {}).get("run", "of before")
+        raise MismatchError(f"{run.path}: is itself the run of a conditional decoder. Pass --from the run that it "
+                            f"began with, `{began}`.")
+    parts = ("encoder.", "bottleneck.", "retrieval.", "data.resolution:")
+    differing = [line for line in differing_keys(base, recipe) if line.startswith(parts)]
+    if differing:
+        raise MismatchError(f"{run.path}: makes other codes than the recipe ({'; '.join(differing)}). Choose another "
+                            "--from, or set these keys.")
+
+
 def check_same_start(run: RunDirectory, first: FirstStage | None) -> None:
     """A run goes on from the weights it began with. Raises MismatchError for others, DataError where they are needed.
 
@@ -88,6 +112,6 @@ def check_same_start(run: RunDirectory, first: FirstStage | None) -> None:
     if began:
         raise DataError(f"{run.path}: was to begin with the weights {began['digest'][:8]} of `{began['run']}` and "
                         "has no checkpoint yet. Pass --from again.")
-    if recipe_of(run, DiffusionRecipe).latent_perceptual:
+    if isinstance(run.recipe, DiffusionRecipe) and run.recipe.latent_perceptual:
         warn(f"{run.path}: the latent perceptual loss is for a second stage of training, and this run begins with "
              "random weights. Pass --from to begin with those of another run.")

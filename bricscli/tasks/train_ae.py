@@ -12,11 +12,13 @@ from bricscli import files
 from bricscli.build import build_autoencoder, build_discriminator, count_parameters
 from bricscli.data.images import decode_image, encode_png, sheet, to_float, to_uint8
 from bricscli.data.loader import BatchReader, in_order
+from bricscli.data.masks import draw_mask, draw_training_masks
 from bricscli.data.shards import ShardSet
-from bricscli.errors import DataError
+from bricscli.errors import DataError, RecipeError
 from bricscli.losses.perceptual import LpipsLoss, PerceptualLoss, load_perceptual_loss
 from bricscli.metrics.reconstruction import psnr
 from bricscli.nn.autoencoder import Autoencoder
+from bricscli.nn.decoders.conditional import Kept
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.nn.retrieval.usage import EntryUsage
 from bricscli.recipe.load import dump_recipe
@@ -27,6 +29,7 @@ from bricscli.run.log import say
 from bricscli.run.provenance import describe_process
 from bricscli.runtime import deterministic_algorithms
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards, open_images
+from bricscli.tasks.second_stage import check_base, check_same_start, load_base
 from bricscli.training.loop import train
 from bricscli.training.steps import AutoencoderStep
 
@@ -39,14 +42,19 @@ def train_autoencoder(
     run_path: Path,
     *,
     device: torch.device,
+    start: Path | None = None,
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
 ) -> RunDirectory:
     """Trains, or goes on training, the autoencoder of `recipe` on the train split of `data`, into `run_path`.
 
-    `save_every` is in seconds. Raises DataError for data that does not fit, MissingWeights where the perceptual loss
-    needs a file that is not there, RecipeError where the run was made with another recipe, InterruptedRun on SIGINT.
+    A recipe with a conditional decoder begins with the averaged weights of the autoencoder's run `start`, of which all
+    but the decoder stays. `save_every` is in seconds. Raises DataError for data that does not fit, MissingWeights where
+    the perceptual loss needs a file that is not there, RecipeError where the run was made with another recipe or
+    `start` is missing or not wanted, MismatchError where it does not fit, InterruptedRun on SIGINT.
     """
+    check_start(recipe, start, run_path)
+    first = load_base(RunDirectory.open(start), recipe) if start else None
     images = open_images(data, recipe)
     perceptual = load_perceptual(recipe)
     decode = partial(decode_image, resolution=recipe.data.resolution)
@@ -55,22 +63,30 @@ def train_autoencoder(
     with BatchReader(images.split("train"), decode, "png", training.batch_size, training.seed) as reader:
         # All that can be wrong with the data has been read by now: only then a run is begun.
         run = RunDirectory.create(run_path, recipe, {
-            "kind": recipe.kind, "data": describe_data(images),
+            "kind": recipe.kind, "data": describe_data(images), **({"from": first.record} if first else {}),
             "overrides": list(overrides), "device": device.type, "process": describe_process()})
         check_same_data(run, images)
-        step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None)
+        check_same_start(run, first)
+        step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None,
+                               first.weights if first else None)
 
-        def read_batch(number: int) -> tuple[Tensor]:
+        def read_batch(number: int) -> tuple[Tensor, Tensor | None]:
             batch, flip = reader.batch(number)
             real = to_float(torch.from_numpy(batch).to(device))
-            if not recipe.data.flip:
-                return (real,)
-            return (torch.where(torch.from_numpy(flip).to(device)[:, None, None, None], real.flip(-1), real),)
+            if recipe.data.flip:
+                real = torch.where(torch.from_numpy(flip).to(device)[:, None, None, None], real.flip(-1), real)
+            return real, training_masks(recipe, number, device)
 
         def preview(path: Path) -> Mapping[str, float]:
             fake = reconstruct_uint8(step.averaged, val, device)
-            files.write_bytes(path, encode_png(compare_sheet(val, fake)))
-            numbers = {"val_psnr": float(psnr(val, fake).mean())} | entries_hit(step.averaged, val, device)
+            rows, numbers = [val, fake], {"val_psnr": float(psnr(val, fake).mean())}
+            if recipe.decoder.conditional:
+                masks = preview_masks(recipe, len(val))
+                filled = reconstruct_uint8(step.averaged, val, device, masks)
+                rows = [val, torch.where(masks, 128, val), fake, filled]
+                numbers["val_psnr_masked"] = float(psnr(val, filled).mean())
+            files.write_bytes(path, encode_png(compare_sheet(*rows)))
+            numbers |= entries_hit(step.averaged, val, device)
             step.averaged.retrieval.free()
             return numbers
 
@@ -81,8 +97,10 @@ def train_autoencoder(
     return run
 
 
-def describe_plan(recipe: AutoencoderRecipe, data: Path) -> list[str]:
+def describe_plan(recipe: AutoencoderRecipe, data: Path, start: Path | None = None) -> list[str]:
     """What `--dry-run` tells: parameters, and the shards that would be read."""
+    if start:
+        check_base(RunDirectory.open(start), recipe)
     model = build_autoencoder(recipe)
     parts = {"encoder": model.encoder, "bottleneck": model.bottleneck, "grids": model.retrieval,
              "decoder": model.decoder}
@@ -100,10 +118,40 @@ def load_perceptual(recipe: AutoencoderRecipe) -> PerceptualLoss | LpipsLoss | N
     return load_perceptual_loss(recipe.losses.perceptual_network) if recipe.losses.perceptual else None
 
 
-def reconstruct_uint8(model: torch.nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """uint8 `(B, 3, H, W)` -> its reconstruction, likewise; without noise."""
+def check_start(recipe: AutoencoderRecipe, start: Path | None, run_path: Path) -> None:
+    """Raises RecipeError where the recipe has nothing to begin with other weights for, or has to and cannot."""
+    if start and not recipe.decoder.conditional:
+        raise RecipeError("--from: is for recipes with decoder.conditional, such as photos64-inpaint.yaml. Leave it "
+                          "out.")
+    if recipe.decoder.conditional and not start and not list_checkpoints(RunDirectory(run_path).checkpoints):
+        raise RecipeError("--from: decoder.conditional makes another decoder for the codes of an autoencoder. Pass its "
+                          "run, such as --from runs/photos64.")
+
+
+def training_masks(recipe: AutoencoderRecipe, step: int, device: torch.device) -> Tensor | None:
+    """bool `(B, 1, H, W)` of a batch, of recipes with a conditional decoder."""
+    spec, training = recipe.decoder.conditional, recipe.training
+    if spec is None:
+        return None
+    return torch.from_numpy(draw_training_masks(spec.masks, training.seed, step, training.batch_size,
+                                                recipe.data.resolution, spec.full_masks)).to(device)
+
+
+def preview_masks(recipe: AutoencoderRecipe, count: int) -> Tensor:
+    """bool `(count, 1, H, W)`, none of them full; other ones than those of training."""
+    spec, size = recipe.decoder.conditional, recipe.data.resolution
+    assert spec is not None
+    return torch.from_numpy(np.stack([draw_mask(spec.masks, recipe.training.seed + 1, i, size, size)
+                                      for i in range(count)]))[:, None]
+
+
+def reconstruct_uint8(model: Autoencoder, images: Tensor, device: torch.device,
+                      masks: Tensor | None = None) -> Tensor:
+    """uint8 `(B, 3, H, W)` -> its reconstruction, likewise; without noise. With `masks` the decoder knows the rest."""
     with torch.no_grad():
-        return to_uint8(model(to_float(images.to(device)))).cpu()
+        real = to_float(images.to(device))
+        kept = None if masks is None else Kept(real, masks.to(real))
+        return to_uint8(model.decode(model.encode(real), kept)).cpu()
 
 
 def entries_hit(model: Autoencoder, images: Tensor, device: torch.device) -> dict[str, float]:
@@ -116,13 +164,12 @@ def entries_hit(model: Autoencoder, images: Tensor, device: torch.device) -> dic
     return {"entries_hit": usage.hit_share()}
 
 
-def compare_sheet(real: Tensor, fake: Tensor, columns: int = 8) -> np.ndarray:
-    """Rows of originals, each above the row of its reconstructions: uint8 `(3, H', W')`."""
-    columns = min(columns, len(real))
-    blank = torch.full_like(real[:1], 255).expand(-len(real) % columns, -1, -1, -1)  # fills the last row
-    real, fake = torch.cat([real, blank]), torch.cat([fake, blank])
-    rows = [part for start in range(0, len(real), columns)
-            for part in (real[start:start + columns], fake[start:start + columns])]
+def compare_sheet(*kinds: Tensor, columns: int = 8) -> np.ndarray:
+    """Rows of originals, each above the row of its reconstructions, or of more of them: uint8 `(3, H', W')`."""
+    columns = min(columns, count := len(kinds[0]))
+    blank = torch.full_like(kinds[0][:1], 255).expand(-count % columns, -1, -1, -1)  # fills the last row
+    kinds = tuple(torch.cat([kind, blank]) for kind in kinds)
+    rows = [kind[start:start + columns] for start in range(0, len(kinds[0]), columns) for kind in kinds]
     return sheet(torch.cat(rows).numpy(), columns)
 
 

@@ -17,9 +17,9 @@ def learning_rate_at(images_seen: int, *, peak: float, warmup: int, decay: int) 
 
 
 def set_learning_rate(optimiser: Optimizer, rate: float) -> None:
-    """The same rate for all parameters."""
+    """The same rate for all parameters but those of groups with a `scale`, a share of it."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)
 
 
 def optimiser_tensors(optimiser: Optimizer, module: nn.Module, prefix: str) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ A step is a pure function of its state, its batch and its number: every random d
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from bricscli.losses.adversarial import ADVERSARIAL, adaptive_weight, gradient_p
 from bricscli.losses.latent_perceptual import LatentPerceptualLoss
 from bricscli.losses.reconstruction import l1_loss, l2_loss
 from bricscli.nn.autoencoder import Autoencoder
+from bricscli.nn.decoders.conditional import Kept
 from bricscli.nn.discriminator import PatchDiscriminator, StyleDiscriminator
 from bricscli.nn.unet import UNet
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
@@ -30,15 +32,19 @@ Critic = StyleDiscriminator | PatchDiscriminator
 class AutoencoderStep:
     """Eq. 5 and the baselines' losses; a term is only computed where its weight is not 0.
 
-    A batch is computed in `training.accumulate` parts, whose gradients are averaged.
+    A batch is computed in `training.accumulate` parts, whose gradients are averaged. Of a conditional decoder's recipe
+    only the decoder learns; `weights`, of another autoencoder, are where its training begins.
     """
 
-    def __init__(self, recipe: AutoencoderRecipe, device: torch.device, perceptual: nn.Module | None) -> None:
+    def __init__(self, recipe: AutoencoderRecipe, device: torch.device, perceptual: nn.Module | None,
+                 weights: Mapping[str, Tensor] | None = None) -> None:
         self.recipe, self.perceptual, self.device = recipe, perceptual, device
         training = recipe.training
         torch.manual_seed(derive_seed(training.seed, "weights"))
         model = build_autoencoder(recipe).to(device)
-        adam = torch.optim.Adam(model.parameters(), betas=training.betas, eps=training.epsilon)
+        if weights is not None:
+            model.begin_with(weights)
+        adam = torch.optim.Adam(_parameters(model, recipe), betas=training.betas, eps=training.epsilon)
         self.generator = Learner(model, adam, [training.ema], training.gradient_clip)
         self.critic: Learner[Critic] | None = None
         if recipe.losses.adversarial:
@@ -51,15 +57,20 @@ class AutoencoderStep:
     def averaged(self) -> Autoencoder:
         return self.generator.averaged
 
-    def __call__(self, step: int, real: Tensor, /) -> dict[str, float]:
-        """`real` `(B, 3, H, W)` in [-1, 1]; returns the numbers for the log. Raises NonFiniteError."""
+    def __call__(self, step: int, real: Tensor, mask: Tensor | None = None, /) -> dict[str, float]:
+        """`real` `(B, 3, H, W)` in [-1, 1]; returns the numbers for the log. Raises NonFiniteError.
+
+        `mask` `(B, 1, H, W)`, of a conditional decoder: 1 where it is not told what `real` is.
+        """
         training = self.recipe.training
         images_seen = step * training.batch_size
         rate = learning_rate_at(images_seen, peak=training.learning_rate, warmup=training.warmup_images,
                                 decay=training.images if training.schedule == "cosine" else 0)
         critic = self.critic if images_seen >= self.recipe.losses.adversarial_start else None
         parts, fakes, log = real.chunk(training.accumulate), list[Tensor](), Means()
-        losses = self._generator_losses(critic, step, parts, fakes, log)
+        known = [None] * len(parts) if mask is None else list(
+            map(Kept, parts, mask.to(real).chunk(training.accumulate)))
+        losses = self._generator_losses(critic, step, parts, known, fakes, log)
         norms = {"gradient": self.generator.differentiate("loss", losses)}
         if critic is not None:
             losses = self._critic_losses(critic, step, parts, fakes, log)
@@ -69,18 +80,18 @@ class AutoencoderStep:
         return log.means() | norms
 
     def _generator_losses(self, critic: Learner[Critic] | None, step: int, parts: tuple[Tensor, ...],
-                          fakes: list[Tensor], log: Means) -> Iterator[Tensor]:
+                          known: Sequence[Kept | None], fakes: list[Tensor], log: Means) -> Iterator[Tensor]:
         """The loss of each part; leaves its fakes in `fakes` and its numbers in `log`."""
         noise = generator_for(self.recipe.training.seed, "precision", step)
         if critic is not None:
             critic.model.requires_grad_(False)
-        for real in parts:
+        for real, kept in zip(parts, known, strict=True):
             with self._autocast():
-                reconstruction = self.generator.model.reconstruct(real, noise)
+                reconstruction = self.generator.model.reconstruct(real, noise, kept)
                 fake = reconstruction.image.float()
                 likeness = self._likeness(fake, real, log)
                 score = critic.model(fake).float() if critic is not None else None
-            loss = likeness + reconstruction.coded.loss
+            loss = likeness if self.recipe.decoder.conditional else likeness + reconstruction.coded.loss
             if score is not None:
                 loss = loss + self._persuasion(score, likeness, log)
             fakes.append(fake.detach())
@@ -146,6 +157,17 @@ class AutoencoderStep:
         self.generator.load("generator", weights, training, averages)
         if self.critic is not None:
             self.critic.load("critic", under(training, "critic.weights."), training)
+
+
+def _parameters(model: Autoencoder, recipe: AutoencoderRecipe) -> list[dict[str, Any]]:
+    """What learns, in groups: everything, or of a conditional decoder's recipe the decoder at two rates."""
+    spec, condition = recipe.decoder.conditional, model.decoder.condition
+    if spec is None or condition is None:
+        return [{"params": list(model.parameters())}]
+    model.freeze_code()
+    new = set(condition.parameters())
+    return [{"params": list(condition.parameters()), "scale": 1.0},
+            {"params": [p for p in model.decoder.parameters() if p not in new], "scale": spec.decoder_rate}]
 
 
 class DiffusionStep:

@@ -150,6 +150,21 @@ class StyleDecoder(nn.Module):
         """What each level hands to the next and to its ToRGB: `(B, channels[i], H_d 2^i, W_d 2^i)`."""
         return self._levels(features, self._style(features), None)
 
+    @torch.no_grad()
+    def widen(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes those of a narrower decoder, as its `state_dict` names them: the images stay as they were.
+
+        They fill the first channels, which see nothing of the others.
+        """
+        own = self.state_dict()
+        for name, base in weights.items():
+            if name not in own or any(a < b for a, b in zip(own[name].shape, base.shape, strict=True)):
+                continue  # of other layers, or of a wider decoder
+            # A convolution's output is normalised; that of ToRGB is divided by the root of its inputs.
+            gain = math.sqrt(own[name].shape[1] / base.shape[1]) if base.shape[0] == 3 else 1.0
+            own[name][:len(base)] = 0
+            own[name][tuple(map(slice, base.shape))] = base * gain
+
     def _style(self, features: Tensor) -> Tensor:
         w = features.mean((2, 3))
         return self.mapping(w * w.square().mean(1, keepdim=True).add(1e-8).rsqrt())

@@ -1,0 +1,114 @@
+"""What a decoder that is told the kept pixels does to them and beside them: Asymmetric VQGAN's Table 2 in our form.
+
+python tests/benchmarks/inpainting_decoder.py --data DATA --base RUN [NAME=RUN ...] [--sheet FILE.png]
+
+Codes are those of the whole pictures, so that every difference is the decoder's; masks are LaMa's (kinds below, seed 0,
+one for each picture of the validation split). In [0, 1], means over pictures:
+* PSNR, full: of the reconstruction, nothing kept; PSNR, masked: with the kept pixels told.
+* Pre_error: mean squared error of the kept pixels.
+* seam: of all pairs of neighbours of which one is kept and the other replaced, the mean absolute error of their
+  difference; seam ring: mean squared error of the pixels at most 2 away from the mask's edge.
+* hole: mean squared error of the replaced pixels.
+`paste` is the base's reconstruction with the kept pixels over it.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bricscli.data.images import decode_image, encode_png, sheet
+from bricscli.data.loader import in_order
+from bricscli.data.masks import draw_mask, grow_mask
+from bricscli.data.shards import ShardSet
+from bricscli.run.directory import RunDirectory
+from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder
+from bricscli.tasks.train_ae import reconstruct_uint8
+
+CPU = torch.device("cpu")
+BATCH = 40
+
+
+@dataclass
+class Sums:
+    """Numbers of each picture, by name."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, real: Tensor, fake: Tensor, mask: Tensor, told: bool) -> None:
+        """uint8 `(3, H, W)` twice, bool `(H, W)`."""
+        error = (fake.double() - real.double()) / 255
+        square = error.square().mean(0)
+        ring = torch.from_numpy(grow_mask(mask.numpy(), 2) & grow_mask(~mask.numpy(), 2))
+        seam = torch.cat([(error[:, 1:] - error[:, :-1])[:, mask[1:] != mask[:-1]].flatten(),
+                          (error[:, :, 1:] - error[:, :, :-1])[:, mask[:, 1:] != mask[:, :-1]].flatten()])
+        numbers = {"pre_error": square[~mask].mean(), "seam": seam.abs().mean(), "seam_ring": square[ring].mean(),
+                   "hole": square[mask].mean(),
+                   "psnr_masked" if told else "psnr_full": -10 * square.mean().log10()}
+        for name, value in numbers.items():
+            self.values.setdefault(name, []).append(float(value))
+
+    def means(self) -> dict[str, float]:
+        return {name: sum(values) / len(values) for name, values in self.values.items()}
+
+
+def main() -> None:
+    """Prints the table, and as JSON the same."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--kind", default="thick")
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("runs", nargs="*", help="NAME=RUN")
+    arguments = parser.parse_args()
+    models = {name: load_autoencoder(RunDirectory.open(Path(path)), CPU)
+              for name, path in [("base", str(arguments.base)), *(pair.split("=", 1) for pair in arguments.runs)]}
+    table = measure(models, ShardSet.open(arguments.data), arguments.kind, arguments.images, arguments.sheet)
+    names = ("psnr_full", "psnr_masked", "pre_error", "seam", "seam_ring", "hole")
+    print(f"{'':26}" + "".join(f"{name:>13}" for name in names))
+    for row, numbers in table.items():
+        print(f"{row:26}" + "".join(f"{numbers[name]:13.6f}" if name in numbers else f"{'-':>13}" for name in names))
+    print(json.dumps(table))
+
+
+def measure(models: dict[str, LoadedAutoencoder], data: ShardSet, kind: str, count: int,
+            file: Path | None) -> dict[str, dict[str, float]]:
+    """Row -> name -> mean; writes a sheet of the first pictures."""
+    rows: dict[str, Sums] = {}
+    for start, real in batches(data, models["base"].recipe.data.resolution, count):
+        masks = torch.from_numpy(np.stack([draw_mask(kind, 0, start + i, *real.shape[2:]) for i in range(len(real))]))
+        fakes: dict[str, Tensor] = {}
+        for name, loaded in models.items():
+            fakes[f"{name}, no mask"] = reconstruct_uint8(loaded.model, real, CPU)
+            if loaded.recipe.decoder.conditional:
+                fakes[f"{name}, mask"] = reconstruct_uint8(loaded.model, real, CPU, masks[:, None])
+        plain = fakes["base, no mask"]
+        fakes["paste"] = torch.where(masks[:, None], plain, real)
+        for row, fake in fakes.items():
+            for i, mask in enumerate(masks):
+                rows.setdefault(row, Sums()).add(real[i], fake[i], mask, not row.endswith("no mask"))
+        if file is not None and start == 0:
+            shown = [real, torch.where(masks[:, None], 128, real), *fakes.values()]
+            pictures = torch.cat([one[:12] for one in shown]).repeat_interleave(2, 2).repeat_interleave(2, 3)
+            file.write_bytes(encode_png(sheet(pictures.numpy(), min(12, len(real)))))
+    return {row: sums.means() for row, sums in rows.items()}
+
+
+def batches(data: ShardSet, resolution: int, count: int) -> Iterator[tuple[int, Tensor]]:
+    """The first `count` pictures of the validation split: number of the first, uint8 `(B, 3, H, W)`."""
+    seen = 0
+    for batch in in_order(data.split("val"), partial(decode_image, resolution=resolution), "png", BATCH):
+        if seen < count:
+            yield seen, torch.from_numpy(batch[:count - seen])
+        seen += len(batch)
+
+
+if __name__ == "__main__":
+    main()
