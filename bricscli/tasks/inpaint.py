@@ -1,4 +1,4 @@
-"""`brics inpaint`: pictures, masks -> filled pictures. A picture, mask and seed: one result, whatever else is filled."""
+"""`brics inpaint`: pictures, masks -> filled pictures. A picture, mask and seed: one result, whatever is beside it."""
 
 import hashlib
 from collections.abc import Sequence
