@@ -62,23 +62,24 @@ def first(images: Iterator[Image.Image]) -> np.ndarray:
 
 
 CASES = {"native": ((16, 16), (4, 4, 10, 10)), "beside": ((40, 56), (3, 41, 11, 50)), "low": ((20, 16), (0, 2, 6, 9)),
-         "shrunk": ((60, 50), (10, 10, 40, 38)), "tiled": ((24, 52), (2, 3, 9, 48))}
+         "shrunk": ((60, 50), (10, 10, 40, 38)), "tiled": ((18, 50), (2, 3, 6, 47))}
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("blend", ["paste", "feather:3"])
 def test_kept_pixels_are_kept_and_old_ones_have_no_influence(inpainter: Inpainter, asymmetric: Inpainter, case: str,
                                                              blend: str) -> None:
+    """By the plain decoder pasted, by the one that is shown kept pixels with a feather."""
     shape, edges = CASES[case]
     image, mask = picture(*shape), box(*shape, *edges)
     assert (plan_crop(mask, 16).side > MOST_SHRINKING * 16) == (case == "tiled")
     vandal = np.asarray(image).copy()
     vandal[mask] = 255 - vandal[mask]
-    for model in (inpainter, asymmetric):
-        filled = first(model.fill(image, mask, blend=blend))
-        assert np.array_equal(filled[~mask], np.asarray(image)[~mask])
-        assert not np.array_equal(filled[mask], np.asarray(image)[mask])
-        assert np.array_equal(filled, first(model.fill(Image.fromarray(vandal), mask, blend=blend)))
+    model = inpainter if blend == "paste" else asymmetric
+    filled = first(model.fill(image, mask, blend=blend))
+    assert np.array_equal(filled[~mask], np.asarray(image)[~mask])
+    assert not np.array_equal(filled[mask], np.asarray(image)[mask])
+    assert np.array_equal(filled, first(model.fill(Image.fromarray(vandal), mask, blend=blend)))
 
 
 def test_none_shows_what_the_decoder_makes_of_kept_pixels(inpainter: Inpainter) -> None:
@@ -114,16 +115,16 @@ def test_what_is_filled_lands_at_its_place(inpainter: Inpainter, monkeypatch: py
 def test_a_variant_is_the_seeds_alone(inpainter: Inpainter, method: str) -> None:
     """Whatever is filled beside it: other variants, other pictures, tiles or none, and in whatever order."""
     image, mask = picture(30, 30), box(30, 30, 4, 4, 12, 12)
-    wide, hole = picture(24, 52, 4), box(24, 52, 2, 3, 9, 48)
+    wide, hole = picture(18, 50, 4), box(18, 50, 2, 3, 6, 47)
     four = [np.asarray(filled) for filled in inpainter.fill(image, mask, seed=5, variants=4, method=method)]
     assert np.array_equal(first(inpainter.fill(image, mask, seed=5, method=method)), four[0])
     assert all(not np.array_equal(one, other) for one, other in pairwise(four))
     assert not np.array_equal(first(inpainter.fill(image, mask, seed=6, method=method)), four[0])
     others = [Job(image, mask, 5, variant) for variant in (3, 1, 2)]
     jobs = [Job(wide, hole, 1, 0), *others, *[Job(image, mask, 9, 0)] * 5]
-    mixed = list(inpainter.fill_all(jobs, method=method))
+    mixed = [np.asarray(filled) for filled in inpainter.fill_all(jobs, method=method)]
     assert all(np.array_equal(mixed[place], four[variant]) for place, variant in ((1, 3), (2, 1), (3, 2)))
-    assert np.array_equal(np.asarray(mixed[0]), first(inpainter.fill(wide, hole, seed=1, method=method)))
+    assert np.array_equal(mixed[0], first(inpainter.fill(wide, hole, seed=1, method=method)))
 
 
 def test_windows_share_passes(inpainter: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_windows_share_passes(inpainter: Inpainter, monkeypatch: pytest.MonkeyPa
     assert sizes == [PASS_WIDTH["cpu"]] * 4
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0])
     shares.clear()
-    list(inpainter.fill(picture(24, 52), box(24, 52, 2, 3, 9, 48), progress=shares.append))
+    list(inpainter.fill(picture(18, 50), box(18, 50, 2, 3, 6, 47), progress=shares.append))
     assert len(shares) > 8 and shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
 
 
@@ -299,7 +300,7 @@ def test_pictures_filled_otherwise_are_not_mixed(inpainter: Inpainter, folder: P
             ({"window": "tile"}, pairs, "window auto, not tile"),
             ({}, find_pairs(folder / "pictures", "box:3", None, 8), r"holds a filled otherwise \(seed 7, not 8\)"),
             ({}, find_pairs(folder / "pictures", "box:4", None, 7), r"holds a filled otherwise \(mask "),
-            ({"invert": True}, pairs, "invert False, not True")):
+            ({"invert": True}, pairs, r"holds a filled otherwise \(mask ")):
         with pytest.raises(DataError, match=says):
             inpaint_to_folder(inpainter, other, out, **words)
     (folder / "in-the-way").write_text("")
@@ -326,7 +327,7 @@ def test_a_bad_picture_is_told_before_anything_is_written(inpainter: Inpainter, 
 
 def test_killed_half_way_and_started_again(filling: Filling, folder: Path) -> None:
     """kill -9 of the command between two pictures: then the bytes of a folder that was filled at one go."""
-    words = ["inpaint", str(folder / "pictures"), "--mask", "box:3", "--seed", "7", "--variants", "16", "--steps", "12",
+    words = ["inpaint", str(folder / "pictures"), "--mask", "box:3", "--seed", "7", "--variants", "8", "--steps", "9",
              "--run", str(filling.blended.path), "--decoder", "plain", "--out", str(folder / "killed")]
     process = subprocess.Popen([sys.executable, "-m", "bricscli", *words], stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -337,11 +338,11 @@ def test_killed_half_way_and_started_again(filling: Filling, folder: Path) -> No
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert 0 < len(list((folder / "killed").glob("*.png"))) < 80
-    inpainter, _ = prepare_inpainter(filling.blended, CPU, asked=Asked(steps=12), decoder="plain")
+    assert 0 < len(list((folder / "killed").glob("*.png"))) < 40
+    inpainter, _ = prepare_inpainter(filling.blended, CPU, asked=Asked(steps=9), decoder="plain")
     pairs = find_pairs(folder / "pictures", "box:3", None, 7)
-    done = inpaint_to_folder(inpainter, pairs, folder / "killed", variants=16)
+    done = inpaint_to_folder(inpainter, pairs, folder / "killed", variants=8)
     assert done.new > 0 and done.kept > 0
-    inpaint_to_folder(inpainter, pairs, folder / "whole", variants=16)
+    inpaint_to_folder(inpainter, pairs, folder / "whole", variants=8)
     assert {name: (folder / "killed" / name).read_bytes() for name in names(folder / "killed")} == {
         name: (folder / "whole" / name).read_bytes() for name in names(folder / "whole")}

@@ -77,10 +77,10 @@ def test_resumed_training_is_the_same_to_the_bit(trained: Trained, filling: Any,
     recipe, run, stops = tiny_diffusion(conditioning={}), tmp_path / "toy-inpaint-diffusion", iter([False] * 2 + [True])
 
     class Stopped(task.DiffusionStep):
-        def __call__(self, step: int, *batch: Tensor | None) -> dict[str, float]:  # type: ignore[override]
+        def __call__(self, step: int, latent: Tensor, *more: Tensor | None) -> dict[str, float]:
             if next(stops, False):
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super().__call__(step, *batch)
+            return super().__call__(step, latent, *more)
 
     with monkeypatch.context() as patched:
         patched.setattr(task, "DiffusionStep", Stopped)
