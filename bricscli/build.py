@@ -120,8 +120,10 @@ def build_discriminator(recipe: AutoencoderRecipe) -> StyleDiscriminator | Patch
 
 
 def build_denoiser(recipe: DiffusionRecipe, channels: int, size: int) -> UNet:
-    """A denoiser for key codes of `channels` x `size` x `size`."""
-    return UNet(inputs=channels, size=size, predicts=recipe.denoising.predicts, **_arguments(recipe.denoiser))
+    """A denoiser for key codes of `channels` x `size` x `size`; one that inpaints sees another, and a mask."""
+    surroundings = channels + 1 if recipe.conditioning else 0
+    return UNet(inputs=channels, size=size, surroundings=surroundings, predicts=recipe.denoising.predicts,
+                **_arguments(recipe.denoiser))
 
 
 def build_latent_perceptual(spec: LatentPerceptualSpec, autoencoder: Autoencoder,

@@ -16,6 +16,8 @@ def train_diffusion(
                                                                  "(default: runs/NAME-OF-THE-RECIPE).")] = None,
     start: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="A second stage of training: begin with "
                                                "the averaged weights of this diffusion run.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DATA", help="For a recipe with `conditioning`: the images "
+                                              "that the codes were encoded from (default: data/NAME).")] = None,
     overrides: options.Overrides = [],  # noqa: B006 (typer copies it)
     dry_run: options.DryRun = False,
     checkpoint: options.Checkpoint = None,
@@ -54,5 +56,5 @@ def train_diffusion(
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, autoencoder, start)]))
         return
     say_trained(train_denoiser(resolved, autoencoder, run, device=choose_device(device), checkpoint=checkpoint,
-                               start=start, overrides=overrides, save_every=save_every,
+                               start=start, data=data, overrides=overrides, save_every=save_every,
                                acceleration=Acceleration(compile, channels_last, gradient_checkpointing)))

@@ -75,6 +75,11 @@ class BatchReader:
         self._pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), "brics-read")
         self._ahead: tuple[int, list[Future[Array]]] = (-1, [])
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether mirrored samples are files of their own, and the mask is applied here."""
+        return len(self._extensions) == 2
+
     def indices(self, step: int) -> Indices:
         """(B,) numbers of the samples of batch `step`, within the split."""
         count = len(self.split)

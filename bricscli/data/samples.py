@@ -72,7 +72,7 @@ class SampleFolder(ABC):
         files.check_writable(path)
         path.mkdir(parents=True, exist_ok=True)
         files.sweep(path)
-        with _locked(path):
+        with locked(path):
             new = {"kind": "samples", **settings, "versions": [], "seeds": ""}
             header, shards = _check(path, settings) or (new, [])
             if versions not in header["versions"]:
@@ -133,7 +133,7 @@ class PngSamples(SampleFolder):
 
     def add(self, pngs: Mapping[int, bytes]) -> None:
         files.write_files(self.path, {self._path(seed).name: png for seed, png in pngs.items()})
-        with _locked(self.path):
+        with locked(self.path):
             header, _ = read_manifest(self.path)
             seeds = show_ranges([*read_ranges(header["seeds"]), *singles(pngs)])
             write_manifest(self.path, header | {"seeds": seeds}, [])
@@ -164,7 +164,7 @@ class ShardSamples(SampleFolder):
         if name not in self._whole:
             whole = self._is_as_listed(self._shards[name])
             if not whole:
-                with _locked(self.path):  # another process may have extended it since
+                with locked(self.path):  # another process may have extended it since
                     listed = {shard.name: shard for shard in read_manifest(self.path)[1]}
                     whole = name in listed and self._is_as_listed(listed[name])
             self._whole[name] = whole
@@ -192,7 +192,7 @@ class ShardSamples(SampleFolder):
         if not self._waiting:
             return
         name = _shard_name(next(iter(self._waiting)))
-        with _locked(self.path):
+        with locked(self.path):
             header, shards = read_manifest(self.path)
             before = Split(SPLIT, self.path, [shard for shard in shards if shard.name == name])
             pngs = dict(_intact(before)) | self._waiting
@@ -210,7 +210,7 @@ FORMATS: dict[str, type[PngSamples | ShardSamples]] = {"png": PngSamples, "shard
 
 def read_samples(path: Path, seeds: Sequence[int]) -> Pixels:
     """uint8 `(len(seeds), 3, H, W)`, while no other process may replace a shard. Raises as `SampleFolder.image`."""
-    with _locked(path):
+    with locked(path):
         folder = SampleFolder.open(path)
         return np.stack([folder.image(seed) for seed in seeds])
 
@@ -245,10 +245,7 @@ def _check(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     """The manifest, or None where a folder can be made. Raises DataError where these samples do not belong."""
     if (path / MANIFEST).is_file():
         header, shards = _read(path)
-        found, wanted = _flat(header), _flat(settings)
-        differing = [f"{key} {_show(found.get(key))}, not {_show(value)}" for key, value in wanted.items()
-                     if key not in _MAY_DIFFER and found.get(key) != value]
-        if differing:
+        if differing := differing_settings(header, settings):
             raise DataError(f"{path}: holds samples that were drawn in another way ({'; '.join(differing)}). "
                             "Choose another --out, or delete it.")
         return header, shards
@@ -290,6 +287,13 @@ def _damaged(path: Path) -> DataError:
                      "Choose another folder, or delete this one.")
 
 
+def differing_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """`sampling.steps 20, not 30` for every one of `wanted` that a manifest has otherwise."""
+    there = _flat(found)
+    return [f"{key} {_show(there.get(key))}, not {_show(value)}" for key, value in _flat(wanted).items()
+            if key not in _MAY_DIFFER and there.get(key) != value]
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"sampling": {"steps": 20}} -> {"sampling.steps": 20}."""
     flat: dict[str, Any] = {}
@@ -304,7 +308,7 @@ def _show(value: object) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """One process at a time, for a moment; others wait."""
     try:
         descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

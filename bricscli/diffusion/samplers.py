@@ -35,7 +35,7 @@ def sample_ddpm(predict: Predict, x_t: Tensor, log_snr: Tensor, noise: Noise) ->
     Of its two variances the smaller, beta tilde, which makes it DDIM with eta = 1; `beta` is that of the whole step,
     however many of the paper's 1000 it spans.
     """
-    levels = _levels(log_snr)
+    levels = levels_of(log_snr)
     for step, (here, there) in enumerate(pairwise(levels)):
         x_0 = predict(x_t, here.log_snr)
         beta, left = 1 - (here.alpha / there.alpha) ** 2, (there.sigma / here.sigma) ** 2
@@ -46,20 +46,24 @@ def sample_ddpm(predict: Predict, x_t: Tensor, log_snr: Tensor, noise: Noise) ->
 
 def sample_ddim(predict: Predict, x_t: Tensor, log_snr: Tensor, noise: Noise, eta: float = 0.0) -> Tensor:
     """DDIM (arXiv:2010.02502, Eq. 12 and 16); `eta` in [0, 1] is the share of fresh noise: 0 draws none."""
-    levels = _levels(log_snr)
+    levels = levels_of(log_snr)
     for step, (here, there) in enumerate(pairwise(levels)):
-        x_0 = predict(x_t, here.log_snr)
-        old = (x_t - here.alpha * x_0) / here.sigma
-        fresh = eta * there.sigma / here.sigma * math.sqrt(1 - (here.alpha / there.alpha) ** 2)
-        x_t = there.alpha * x_0 + math.sqrt(there.sigma**2 - fresh**2) * old
+        x_t, fresh = ddim_step(predict(x_t, here.log_snr), x_t, here, there, eta)
         if eta:
             x_t = x_t + fresh * noise(step)
     return predict(x_t, levels[-1].log_snr)
 
 
+def ddim_step(x_0: Tensor, x_t: Tensor, here: Level, there: Level, eta: float) -> tuple[Tensor, float]:
+    """x_t of the next level, but for its fresh noise, whose deviation comes with it."""
+    old = (x_t - here.alpha * x_0) / here.sigma
+    fresh = eta * there.sigma / here.sigma * math.sqrt(1 - (here.alpha / there.alpha) ** 2)
+    return there.alpha * x_0 + math.sqrt(there.sigma**2 - fresh**2) * old, fresh
+
+
 def sample_dpmpp_2m(predict: Predict, x_t: Tensor, log_snr: Tensor) -> Tensor:
     """DPM-Solver++(2M) (arXiv:2211.01095, Algorithm 2); the first step is of first order."""
-    levels = _levels(log_snr)
+    levels = levels_of(log_snr)
     last: tuple[Level, Tensor] | None = None
     for here, there in pairwise(levels):
         x_0 = predict(x_t, here.log_snr)
@@ -71,7 +75,7 @@ def sample_dpmpp_2m(predict: Predict, x_t: Tensor, log_snr: Tensor) -> Tensor:
 
 def sample_dpmpp_2m_sde(predict: Predict, x_t: Tensor, log_snr: Tensor, noise: Noise) -> Tensor:
     """SDE-DPM-Solver++(2M) (arXiv:2211.01095): the same along the reverse SDE, with fresh noise."""
-    levels = _levels(log_snr)
+    levels = levels_of(log_snr)
     last: tuple[Level, Tensor] | None = None
     for step, (here, there) in enumerate(pairwise(levels)):
         x_0 = predict(x_t, here.log_snr)
@@ -99,7 +103,7 @@ def _unipc(predict: Predict, x_t: Tensor, log_snr: Tensor, order: int) -> Tensor
     The first steps are of the orders that the levels behind them allow.
     Differs from diffusers, which takes the last step of order 3 with order 2; there is no need to.
     """
-    levels = _levels(log_snr)
+    levels = levels_of(log_snr)
     known: list[tuple[Level, Tensor]] = []  # newest first, `order` of them
     x_before = x_t
     for here, there in pairwise(levels):
@@ -148,7 +152,7 @@ def sample_flow_euler(predict: Predict, x_t: Tensor, log_snr: Tensor) -> Tensor:
 
     On the same levels that is DDIM to the last digit but rounding; only the grid tells flows apart.
     """
-    levels = _levels(log_snr)
+    levels = levels_of(log_snr)
     x = x_t / (levels[0].alpha + levels[0].sigma)
     for here, there in pairwise(levels):
         tau, next_tau = (level.sigma / (level.alpha + level.sigma) for level in (here, there))
@@ -175,7 +179,8 @@ def _heun(predict: Predict, x_t: Tensor, log_snr: Tensor, scale: Tensor) -> Tens
     return predict(x * scales[-1], log_snr[-1])
 
 
-def _levels(log_snr: Tensor) -> list[Level]:
+def levels_of(log_snr: Tensor) -> list[Level]:
+    """The levels of rising log SNRs."""
     alphas, sigmas = (values.tolist() for values in alpha_sigma(log_snr))
     return [Level(*level) for level in zip(log_snr, alphas, sigmas, (log_snr / 2).tolist(), strict=True)]
 

@@ -94,7 +94,9 @@ class FusedUpsample(Upsample):
 
 
 class UNet(nn.Module):
-    """`(B, C, H, W), (B,) -> (B, C, H, W)`; `attention` names the resolutions (pixels of the code) that have it.
+    """`(B, C + E, H, W), (B,) -> (B, C, H, W)`; `attention` names the resolutions (pixels of the code) that have it.
+
+    The last E = `surroundings` channels tell what x_t does not (inpainting); the network answers about the first C.
 
     The middle, at the lowest resolution, always has it. `predicts` changes nothing here: it goes where the network
     goes, so that nobody can take its output for something else.
@@ -104,9 +106,10 @@ class UNet(nn.Module):
     """
 
     def __init__(self, *, inputs: int, size: int, channels: int, multipliers: Sequence[int], blocks: int,
-                 attention: Sequence[int], head_channels: int, classes: int = 0, predicts: Prediction = "eps") -> None:
+                 attention: Sequence[int], head_channels: int, classes: int = 0, surroundings: int = 0,
+                 predicts: Prediction = "eps") -> None:
         super().__init__()
-        self.channels, self.classes = channels, classes
+        self.channels, self.classes, self.inputs = channels, classes, inputs + surroundings
         self.predicts: Prediction = predicts
         embedding = 4 * channels
         self.embedding = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
@@ -115,7 +118,7 @@ class UNet(nn.Module):
             heads = count_heads(outputs, head_channels) if resolution in attention else 0
             return Stage(width, outputs, embedding, heads)
 
-        self.stem = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.stem = nn.Conv2d(self.inputs, channels, 3, padding=1)
         self.down = nn.ModuleList()  # every entry leaves its output for the way up
         skips, width, resolution = [channels], channels, size
         for level, multiplier in enumerate(multipliers):

@@ -90,6 +90,14 @@ class DenoisingSpec(Spec):
     gamma: Annotated[float, Field(gt=0)] = 5.0  #: of min_snr
 
 
+class InpaintSpec(Spec):
+    """The denoiser also sees the code of the image with a grey hole, and the hole (arXiv:2112.10752, section 4.5)."""
+
+    kind: Literal["inpaint"] = "inpaint"
+    #: Holes of training, as `data.masks` draws them; mixed: LaMa's strokes and boxes.
+    masks: Literal["thin", "medium", "thick", "mixed", "box", "half", "outpaint"] = "mixed"
+
+
 class LatentPerceptualSpec(Spec):
     """Latent perceptual loss on the decoder's features, for a second stage of training (LPL, arXiv:2411.04873)."""
 

@@ -13,6 +13,7 @@ from bricscli.recipe.diffusion_specs import (
     ChenCosineSpec,
     DenoisingSpec,
     DiffusionTrainingSpec,
+    InpaintSpec,
     LatentPerceptualSpec,
     SamplingSpec,
     ScaledLinearSpec,
@@ -177,6 +178,7 @@ class DiffusionRecipe(Spec):
     description: str = ""
     autoencoder: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  #: name of its run under `runs/`
     denoiser: UNetSpec = UNetSpec()
+    conditioning: InpaintSpec | None = None  #: null: nothing but log SNR and the class
     schedule: ScheduleSpec = Field(ChenCosineSpec(), discriminator="kind")
     denoising: DenoisingSpec = DenoisingSpec()
     latent_perceptual: LatentPerceptualSpec | None = None  #: null: not computed

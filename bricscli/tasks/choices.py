@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from bricscli.errors import RecipeError
 from bricscli.recipe.diffusion_specs import MOST_STEPS, Sampler, SamplingSpec, StepGrid
@@ -94,3 +94,29 @@ def check_range(*, count: int | None = None, seed: int | None = None, batch_size
                 for option, (value, low) in least.items() if value is not None and value < low]
     if problems:
         raise RecipeError(*problems)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How what was filled meets what is kept: `none` (all of the window as decoded), `paste` (kept pixels as they are),
+    `feather` (the same, and no step at the hole's edge: it fades out over `width` pixels inside)."""
+
+    kind: Literal["none", "paste", "feather"]
+    width: int = 0
+
+    @staticmethod
+    def parse(text: str) -> "Blend":
+        """`none`, `paste`, `feather:8`. Raises RecipeError."""
+        if text in ("none", "paste"):
+            return Blend("none" if text == "none" else "paste")
+        match = re.fullmatch(r"feather:([0-9]{1,3})", text)
+        if match is None or not 1 <= int(match[1]) <= 256:
+            raise RecipeError(f"--blend: `{text}` is unknown. There are: none, paste, feather:8 (1 to 256 pixels).")
+        return Blend("feather", int(match[1]))
+
+
+def choose_window(asked: str | None, large: bool) -> Literal["crop", "tile"]:
+    """`crop` or `tile`; None: tiles where the hole is `large`. Raises RecipeError."""
+    if asked not in (None, "crop", "tile"):
+        raise RecipeError(f"--window: `{asked}` is unknown. There are: crop, tile.")
+    return "tile" if asked == "tile" or (asked is None and large) else "crop"

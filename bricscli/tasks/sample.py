@@ -12,7 +12,7 @@ from bricscli import files
 from bricscli.data.images import encode_png, sheet
 from bricscli.data.samples import FORMATS, SampleFolder, read_samples, sheet_path
 from bricscli.data.workers import map_behind
-from bricscli.errors import BricsError, RecipeError
+from bricscli.errors import BricsError, MismatchError, RecipeError
 from bricscli.recipe.diffusion_specs import SamplingSpec
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import Progress, track, warn
@@ -52,6 +52,9 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], devi
     if format not in FORMATS:
         raise RecipeError(f"--format: `{format}` is unknown. There are: {', '.join(FORMATS)}.")
     denoiser = load_denoiser(run, device, ema)
+    if denoiser.recipe.conditioning:
+        raise MismatchError(f"{run.path}: was trained to fill holes in pictures. Use `brics inpaint`, or choose "
+                            "another --run.")
     sampling = choose_sampling(denoiser.recipe.sampling, asked)
     check_conditions(run.name, denoiser.recipe, denoiser.classes, only, sampling.guidance)
     step_levels(sampling, denoiser.prior.schedule)  # or RecipeError, before any file

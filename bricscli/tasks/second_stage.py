@@ -57,9 +57,16 @@ def load_first_stage(run: RunDirectory, recipe: DiffusionRecipe, codes: Mapping[
 
 
 def check_first_stage(run: RunDirectory, recipe: DiffusionRecipe) -> None:
-    """Raises MismatchError unless the run's network can go on as that of `recipe`: the same, predicting the same."""
+    """Raises MismatchError unless the run's network can go on as that of `recipe`: the same, predicting the same.
+
+    One that knew nothing but codes may go on as one that inpaints.
+    """
     parts = ("denoiser.", "schedule.", "denoising.predicts:")
     differing = [line for line in differing_keys(recipe_of(run, DiffusionRecipe), recipe) if line.startswith(parts)]
+    had, wants = (other.conditioning is not None for other in (recipe_of(run, DiffusionRecipe), recipe))
+    if had and not wants:
+        raise MismatchError(f"{run.path}: was trained to inpaint, the recipe's denoiser sees nothing beside the codes. "
+                            "Choose another --from, or a recipe with `conditioning`.")
     if differing:
         raise MismatchError(f"{run.path}: has another denoiser than the recipe ({'; '.join(differing)}). Choose "
                             "another --from, or set these keys.")

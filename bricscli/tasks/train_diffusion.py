@@ -1,6 +1,7 @@
 """`brics train-diffusion`: shards of key codes or other latents -> denoiser checkpoints."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from bricscli import files
 from bricscli.build import build_denoiser, build_latent_perceptual, build_schedule, count_parameters
+from bricscli.data.collection import DATA_ROOT
 from bricscli.data.images import encode_png, sheet
 from bricscli.data.loader import BatchReader
 from bricscli.data.shards import ShardSet
@@ -29,6 +31,7 @@ from bricscli.tasks.draw import decode_latents, draw_latents, step_levels
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
 from bricscli.tasks.models import LoadedAutoencoder, Prior, load_autoencoder, recipe_of, scaling_of
 from bricscli.tasks.second_stage import FirstStage, check_first_stage, check_same_start, load_first_stage
+from bricscli.tasks.surroundings import SurroundingsReader, find_images_of
 from bricscli.training.acceleration import PLAIN, Acceleration
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep
@@ -44,6 +47,7 @@ def train_denoiser(
     device: torch.device,
     checkpoint: str | None = None,
     start: Path | None = None,
+    data: Path | None = None,
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
     acceleration: Acceleration = PLAIN,
@@ -52,8 +56,8 @@ def train_denoiser(
 
     The run keeps a copy of the autoencoder's weights, so that it can be sampled by itself, whatever becomes of the
     autoencoder's run. A new run begins with the averaged weights of the diffusion run `start`, or else with random
-    ones. Raises DataError where there are no codes, MismatchError where other weights made them or `start` does not
-    fit.
+    ones. One that learns to inpaint also reads the images of the codes, from `data` or data/NAME. Raises DataError
+    where there are no codes or images, MismatchError where other weights made them or `start` does not fit.
     """
     autoencoder_run = RunDirectory.open(autoencoder_path)
     autoencoder = load_autoencoder(autoencoder_run, device, checkpoint)
@@ -64,9 +68,14 @@ def train_denoiser(
     labels, classes = open_labels(codes, recipe) or (None, {})
     about_codes = _describe_codes(codes, autoencoder, classes)
     first = load_first_stage(RunDirectory.open(start), recipe, about_codes) if start else None
-    training = recipe.training
-    with _open_reader(codes, recipe, autoencoder.code_shape) as reader:
-        scaling = scaling_of(autoencoder.recipe, codes.header, codes.path)
+    training, scaling = recipe.training, scaling_of(autoencoder.recipe, codes.header, codes.path)
+    with ExitStack() as stack:
+        reader = stack.enter_context(_open_reader(codes, recipe, autoencoder.code_shape))
+        beside = None
+        if recipe.conditioning:
+            beside = stack.enter_context(SurroundingsReader(
+                codes, find_images_of(codes, DATA_ROOT, data), recipe, autoencoder, scaling, device,
+                flip=reader.mirrors))
         step = _build_step(recipe, autoencoder, scaling, first, acceleration, device)
         run = RunDirectory.create(run_path, recipe, {
             "kind": recipe.kind, **about_codes, **({"from": first.record} if first else {}),
@@ -76,12 +85,15 @@ def train_denoiser(
         check_same_data(run, codes)
         check_same_start(run, first)
 
-        def read_batch(number: int) -> tuple[Tensor, Tensor | None]:
+        def read_batch(number: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
             label = None if labels is None else torch.from_numpy(labels[reader.indices(number)]).to(device)
-            return torch.from_numpy(reader.batch(number)[0]).to(device).float(), label
+            latent = torch.from_numpy(reader.batch(number)[0]).to(device).float()
+            return latent, label, beside.batch(number) if beside else None
 
         def preview(path: Path) -> Mapping[str, float]:
             prior = Prior(step.averaged, step.schedule, scaling, autoencoder.code_shape)
+            if beside:
+                return beside.preview(prior, recipe, path)
             drawn = draw_latents(prior, PREVIEW_SEEDS, recipe.sampling, device, draw_labels(classes, PREVIEW_SEEDS))
             images = decode_latents(autoencoder.model, drawn, device)
             files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
@@ -124,7 +136,8 @@ def _build_step(recipe: DiffusionRecipe, autoencoder: LoadedAutoencoder, scaling
                                              autoencoder.recipe.data.resolution)
     step = DiffusionStep(recipe, device, scaling, channels=channels, size=size, perceptual=perceptual,
                          weights=first.weights if first else None)
-    like = torch.zeros(recipe.training.batch_size // recipe.training.accumulate, channels, size, size, device=device)
+    like = torch.zeros(recipe.training.batch_size // recipe.training.accumulate, step.denoiser.model.inputs, size, size,
+                       device=device)
     with deterministic_algorithms(device):  # as in training: torch compiles for one or the other
         acceleration.apply(step.denoiser.model, like, recipe.training.precision)
     return step

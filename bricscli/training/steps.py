@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bricscli.build import build_autoencoder, build_denoiser, build_discriminator, build_schedule
 from bricscli.diffusion.denoiser import Denoised, Scaling, denoise, draw_times
 from bricscli.diffusion.guidance import Guided, drop_labels
+from bricscli.diffusion.inpainting import Surrounded
 from bricscli.losses.adversarial import ADVERSARIAL, adaptive_weight, gradient_penalty
 from bricscli.losses.latent_perceptual import LatentPerceptualLoss
 from bricscli.losses.reconstruction import l1_loss, l2_loss
@@ -173,6 +174,7 @@ class DiffusionStep:
     """Denoising of key codes (section 4, App. A.6) or other latents, in `training.accumulate` parts of a batch.
 
     `perceptual` is added where the recipe asks for it; `weights`, of the first stage, are where a second one starts.
+    One that learns to inpaint may start with those of an unconditional denoiser, and is one until it has learned more.
     """
 
     def __init__(self, recipe: DiffusionRecipe, device: torch.device, scaling: Scaling, *, channels: int, size: int,
@@ -182,7 +184,7 @@ class DiffusionStep:
         torch.manual_seed(derive_seed(training.seed, "weights"))
         model = build_denoiser(recipe, channels, size).to(device)
         if weights is not None:
-            model.load_state_dict(weights)
+            model.load_state_dict(weights | {"stem.weight": _widened(weights["stem.weight"], model.inputs)})
         self.schedule = build_schedule(recipe.schedule)
         self.denoiser = Learner(model, torch.optim.Adam(model.parameters()), training.ema, training.gradient_clip)
 
@@ -190,19 +192,23 @@ class DiffusionStep:
     def averaged(self) -> UNet:
         return self.denoiser.averaged
 
-    def __call__(self, step: int, latent: Tensor, label: Tensor | None = None, /) -> dict[str, float]:
+    def __call__(self, step: int, latent: Tensor, label: Tensor | None = None, surroundings: Tensor | None = None, /
+                 ) -> dict[str, float]:
         """`latent` `(B, C_z, H_z, W_z)`, as encoded; returns the numbers for the log. Raises NonFiniteError.
 
-        `label` int64 `(B,)`, of a denoiser with classes.
+        `label` int64 `(B,)`, of a denoiser with classes; `surroundings` as of `inpainting.surroundings_of`, of one that
+        learns to inpaint.
         """
         training, log = self.recipe.training, Means()
-        norm = self.denoiser.differentiate("loss", self._losses(step, self.scaling.to_x_0(latent), label, log))
+        losses = self._losses(step, self.scaling.to_x_0(latent), label, surroundings, log)
+        norm = self.denoiser.differentiate("loss", losses)
         self.denoiser.update(step, learning_rate_at(
             step * training.batch_size, peak=training.learning_rate, warmup=training.warmup_images,
             decay=training.decay_images))
         return log.means() | {"gradient": norm}
 
-    def _losses(self, step: int, x_0: Tensor, label: Tensor | None, log: Means) -> Iterator[Tensor]:
+    def _losses(self, step: int, x_0: Tensor, label: Tensor | None, surroundings: Tensor | None, log: Means
+                ) -> Iterator[Tensor]:
         """The loss of each part; everything is drawn for the whole batch, however it is divided."""
         training, denoising = self.recipe.training, self.recipe.denoising
         t = draw_times(len(x_0), generator_for(training.seed, "time", step)).to(x_0)
@@ -211,10 +217,14 @@ class DiffusionStep:
         if label is not None:
             labels = drop_labels(label, training.label_dropout, self.recipe.denoiser.classes,
                                  generator_for(training.seed, "label", step)).chunk(training.accumulate)
+        shown: Iterable[Tensor | None] = itertools.repeat(None, training.accumulate)
+        if surroundings is not None:
+            shown = surroundings.chunk(training.accumulate)
         parts = zip(*(whole.chunk(training.accumulate) for whole in (x_0, t, noise)), strict=True)
-        for told, part in zip(labels, parts, strict=True):
+        for told, seen, part in zip(labels, shown, parts, strict=True):
+            model = self.denoiser.model if seen is None else Surrounded(self.denoiser.model, seen)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                denoised = denoise(Guided(self.denoiser.model, told), self.schedule, *part, weight=denoising.weight,
+                denoised = denoise(Guided(model, told), self.schedule, *part, weight=denoising.weight,
                                    gamma=denoising.gamma)
             loss = self._with_perceptual(denoised, part[0], log)
             log.add(loss=loss)
@@ -244,3 +254,8 @@ class DiffusionStep:
     def load(self, weights: dict[str, Tensor], training: dict[str, Tensor],
              averages: Mapping[float, dict[str, Tensor]] = {}) -> None:
         self.denoiser.load("denoiser", weights, training, averages)
+
+
+def _widened(kernel: Tensor, inputs: int) -> Tensor:
+    """A convolution's `(O, I, k, k)` with zeros for the inputs that it does not have yet."""
+    return torch.cat([kernel, kernel.new_zeros(len(kernel), inputs - kernel.shape[1], *kernel.shape[2:])], dim=1)

@@ -86,7 +86,8 @@ def test_training_hears_the_label_of_each_code(
     seen: list[tuple[list[float], list[int]]] = []
 
     class Step(task.DiffusionStep):
-        def __call__(self, step: int, key_code: torch.Tensor, label: torch.Tensor | None = None, /) -> dict[str, float]:
+        def __call__(self, step: int, key_code: torch.Tensor, label: torch.Tensor | None = None,
+                     *more: torch.Tensor | None) -> dict[str, float]:
             assert label is not None and label.dtype == torch.int64
             seen.append((key_code[:, 0, 0, 0].tolist(), label.tolist()))
             return super().__call__(step, key_code, label)

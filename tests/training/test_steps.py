@@ -272,7 +272,7 @@ def test_labels_are_told_but_for_those_dropped_at_a_step(tiny_diffusion: MakeDif
 
 def test_a_labelled_step_loads_what_it_saved(tiny_diffusion: MakeDiffusion) -> None:
     class Step(DiffusionStep):
-        def __call__(self, step: int, key_code: Tensor, label: Tensor | None = None, /) -> dict[str, float]:
+        def __call__(self, step: int, key_code: Tensor, *more: Tensor | None) -> dict[str, float]:
             return super().__call__(step, key_code, torch.tensor([0, 2, step % 3, 1]))
 
     recipe = tiny_diffusion(**LABELLED, training={"label_dropout": 0.5})
