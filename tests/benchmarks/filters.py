@@ -17,11 +17,11 @@ from itertools import combinations_with_replacement
 from pathlib import Path
 
 import torch
-from bricscli.data.resize import RESIZES
 from machine import describe_versions
 from torch import Tensor
 
 from bricscli.data.collection import ImageCollection, open_prepared
+from bricscli.data.resize import RESIZES
 from bricscli.metrics.features import load_extractor
 from bricscli.metrics.frechet import Statistics, frechet_distance
 from bricscli.weights import MissingWeights, load_state
