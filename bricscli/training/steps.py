@@ -160,13 +160,16 @@ class AutoencoderStep:
 
 
 def _parameters(model: Autoencoder, recipe: AutoencoderRecipe) -> list[dict[str, Any]]:
-    """What learns, in groups: everything, or of a conditional decoder's recipe the decoder at two rates."""
+    """What learns, in groups: everything, or of a conditional decoder's recipe the decoder at two rates.
+
+    A concatenation's convolution, through which the plain decoder's features go too, is as slow as that.
+    """
     spec, condition = recipe.decoder.conditional, model.decoder.condition
     if spec is None or condition is None:
         return [{"params": list(model.parameters())}]
     model.freeze_code()
-    new = set(condition.parameters())
-    return [{"params": list(condition.parameters()), "scale": 1.0},
+    new = set(condition.parameters()) - set(condition.mix.parameters())
+    return [{"params": [p for p in condition.parameters() if p in new], "scale": 1.0},
             {"params": [p for p in model.decoder.parameters() if p not in new], "scale": spec.decoder_rate}]
 
 

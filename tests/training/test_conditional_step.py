@@ -68,6 +68,19 @@ def test_two_learning_rates(tiny_autoencoder: MakeRecipe) -> None:
     assert max(plain) == pytest.approx(0.25e-3, rel=0.02), "the mapping's weights are large, and rounded so"
 
 
+def test_a_concatenation_is_as_slow_as_the_decoder(tiny_autoencoder: MakeRecipe) -> None:
+    """It starts as the identity, and the plain decoder's features go through it."""
+    recipe = tiny_autoencoder(**WAYS["brics"] | {"decoder": {"conditional": CONDITIONAL | {"blend": "concatenation"}}},
+                              training={"ema": 0, "learning_rate": 1e-3})
+    step = AutoencoderStep(recipe, CPU, None, base_weights(recipe))
+    step(0, real(), masks())
+    condition = step.averaged.decoder.condition
+    assert condition is not None
+    moved = [(conv.get_parameter("weight")[:, :, 0, 0] - torch.eye(*conv.get_parameter("weight").shape[:2])).abs().max()
+             for conv in condition.mix]
+    assert max(moved).item() == pytest.approx(0.25e-3, rel=1e-3)
+
+
 def test_the_loss_is_that_of_the_whole_picture(tiny_autoencoder: MakeRecipe) -> None:
     """As written out here: codes of the whole picture with the noise of relaxed precision, the rest told."""
     recipe = tiny_autoencoder(**WAYS["brics"])
