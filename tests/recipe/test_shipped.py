@@ -6,7 +6,8 @@ import pytest
 
 from bricscli.data.masks import KINDS
 from bricscli.errors import RecipeError
-from bricscli.recipe.load import dump_recipe, find_recipe, list_recipes, load_recipe, parse_recipe
+from bricscli.recipe.diffusion_specs import InpaintSpec
+from bricscli.recipe.load import differing_keys, dump_recipe, find_recipe, list_recipes, load_recipe, parse_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.recipe.specs import ConditionalSpec, StyleDecoderSpec
 
@@ -93,10 +94,18 @@ def test_header_names_the_command(name: str) -> None:
 
 
 def test_every_kind_of_mask_has_its_name_in_recipes() -> None:
-    assert get_args(ConditionalSpec.model_fields["masks"].annotation) == tuple(KINDS)
+    for spec in (ConditionalSpec, InpaintSpec):
+        assert get_args(spec.model_fields["masks"].annotation) == tuple(KINDS)
 
 
-@pytest.mark.parametrize("name", [name for name in COMPLETE if "inpaint" in name])
+@pytest.mark.parametrize("name", [name for name in COMPLETE if name.endswith("-inpaint-diffusion.yaml")])
+def test_a_denoiser_that_inpaints_is_its_base_but_for_what_it_sees(name: str) -> None:
+    recipe, base = load_recipe(name), load_recipe(name.replace("-inpaint", ""))
+    assert differing_keys(base, recipe) == ["conditioning: None -> (none)", "conditioning.kind: (none) -> 'inpaint'",
+                                            "conditioning.masks: (none) -> 'mixed'"]
+
+
+@pytest.mark.parametrize("name", [name for name in COMPLETE if "inpaint" in name and "diffusion" not in name])
 def test_a_conditional_decoder_is_for_the_codes_of_its_base(name: str) -> None:
     """Of the recipe that it extends, from which its run begins; a larger one keeps what it needs of the narrow one."""
     recipe = load_recipe(name)
