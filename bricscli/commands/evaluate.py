@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bricscli.commands import options
+from bricscli.commands.evaluate_inpainting import inpaint
 from bricscli.commands.evaluate_samples import Compared, Limit, Out, Samples, Split, everything, fid, newest, statistics
 
 if TYPE_CHECKING:
@@ -152,6 +153,6 @@ def _autoencoder_run(run: Path | None) -> "RunDirectory":
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruction": reconstruction, "usage": usage, "fid": fid, "all": everything, "statistics": statistics,
-    "spectrum": spectrum}
+    "spectrum": spectrum, "inpaint": inpaint}
 for name, command in COMMANDS.items():
     app.command(name, help=options.manual(command))(command)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bricscli.data.images import to_float
 from bricscli.data.pictures import colours_of, put_back
 from bricscli.data.windows import (
     MOST_SHRINKING,
@@ -148,18 +149,26 @@ class Inpainter:
         """float32 (R, R, 3) each, 0..255 and a little beyond: as decoded, kept pixels too."""
         seen = Holes(holes)
         latents = fill_latents(self.denoiser.prior, self.denoiser.autoencoder.model, seen, way, self.device, tick)
-        decoder = (self.decoder or self.denoiser.autoencoder).model
+        images = self.decode(latents, seen, told=self.decoder is not None)
+        return list(((images.float() + 1) * 127.5).permute(0, 2, 3, 1).contiguous().numpy())
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 `(B, 3, R, R)` -> their latents, on the CPU."""
+        return in_passes(self.denoiser.autoencoder.model.latent, to_float(images.cpu()), self.device)
+
+    def decode(self, latents: Tensor, seen: Holes, *, told: bool) -> Tensor:
+        """float `(B, 3, R, R)` on the CPU; `told`: by the mask-conditioned decoder, which sees the kept pixels."""
+        model = (self.decoder if told and self.decoder else self.denoiser.autoencoder).model
 
         def decode(rows: Tensor) -> Tensor:
             rows = rows.cpu()
             latent = latents[rows].float().to(self.device)
-            if self.decoder is None:
-                return decoder.decode_latent(latent)
+            if not told:
+                return model.decode_latent(latent)
             kept = Kept(seen.gray[rows].to(self.device), seen.mask[rows].to(self.device))
-            return decoder.decode_latent(latent, kept)
+            return model.decode_latent(latent, kept)
 
-        images = in_passes(decode, torch.arange(len(holes)), self.device)
-        return list(((images.float() + 1) * 127.5).permute(0, 2, 3, 1).contiguous().numpy())
+        return in_passes(decode, torch.arange(len(latents)), self.device)
 
 
 class _Meter:

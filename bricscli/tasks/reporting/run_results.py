@@ -39,7 +39,7 @@ class RunResults:
         self.usages = self._parsed(found, ("usage",), _checked_usage)
         self.spectra = self._parsed(found, ("spectrum",), _checked_spectrum)
         self.sheets, self.samples = self._sheets(), self._samples()
-        known = ("reconstruction", *GENERATION, "usage", "spectrum")
+        known = ("reconstruction", *GENERATION, "usage", "spectrum", "inpainting")
         for name, result in found.items():
             if result.get("kind") not in known:
                 self.leave_out(run.evals / name, "is no result of this version of brics")
