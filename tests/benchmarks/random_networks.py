@@ -48,7 +48,7 @@ def inception_state() -> dict[str, Tensor]:
     torch.save({}, empty)
     empty.seek(0)
     state = filled(Unloaded("inception", ["2048"], empty).state_dict())
-    return state | {"fc.weight": 300 * state["fc.weight"]}
+    return state | {"fc.weight": 30 * state["fc.weight"]}
 
 
 def vgg16_state() -> dict[str, Tensor]:
