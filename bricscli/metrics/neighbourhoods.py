@@ -108,34 +108,55 @@ class _Pairs:
         self.sets = (fake, real)
         dimension = fake.shape[1]
         self._slack = 2.0**-24 * (dimension + 16)
-        #: Exact distances computed together: three arrays of float64, a quarter of the memory.
-        self._together = max(64, memory // 4 // (24 * dimension))
+        #: Exact distances computed together: a float32 and a float64 for each number, a quarter of the memory.
+        self._together = max(64, memory // 4 // (12 * dimension))
         #: side^2 · ELEMENT + 2 · side · dimension · 4 (both sides' rows, centred) = three quarters of the memory
         self._side = max(32, int((np.sqrt(dimension**2 * 16 + 3 * ELEMENT * memory) - 4 * dimension) / (2 * ELEMENT)))
-        means = [sum(part.double().sum(0) for part in x.split(self._together)) / len(x) for x in self.sets]
-        self._centre = ((means[0] + means[1]) / 2).float()
-        self._norms = [torch.cat([self._centred(part).double().square_().sum(1) for part in x.split(self._together)])
-                       .float() for x in self.sets]
+        self._side = min(self._side, max(len(x) for x in self.sets))
+        # Held, since a C library asked for aligned memory again and again may take new memory each time.
+        self._left, self._right = (fake.new_empty(self._side, dimension) for _ in range(2))
+        self._lower, self._upper = (fake.new_empty(self._side, self._side) for _ in range(2))
+        self._rows = fake.new_empty(self._together, dimension)
+        self._wide = self._rows.double()
+        self._centre = sum((self._sum(x) / len(x) / 2 for x in self.sets), torch.zeros_like(self._wide[0])).float()
+        self._norms = [self._squares(x) for x in self.sets]
         if not all(bool(norms.isfinite().all()) for norms in self._norms):
             raise ValueError("features hold values that are not finite")
 
-    def _centred(self, rows: Tensor) -> Tensor:
-        return rows - self._centre
+    def _sum(self, x: Tensor) -> Tensor:
+        """(D,) float64."""
+        total = torch.zeros_like(self._wide[0])
+        for part in x.split(self._together):
+            total += self._wide[: len(part)].copy_(part).sum(dim=0)
+        return total
+
+    def _squares(self, x: Tensor) -> Tensor:
+        """The squared distance of every row from the centre, (N,)."""
+        norms = x.new_empty(len(x))
+        for part, out in zip(x.split(self._together), norms.split(self._together), strict=True):
+            difference = self._wide[: len(part)].copy_(part).sub_(self._centre)
+            out.copy_(difference.square_().sum(dim=1))
+        return norms
 
     def iter_blocks(self, a: int, b: int) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
         """Rows of set `a`, rows of set `b`, lower and upper bounds of the squared distances between them.
 
-        Of a set and itself only blocks on and above the diagonal.
+        Of a set and itself only blocks on and above the diagonal. The next block overwrites the bounds.
         """
         for top in range(0, len(self.sets[a]), self._side):
             rows = slice(top, min(top + self._side, len(self.sets[a])))
-            left_part = self._centred(self.sets[a][rows])
+            height = rows.stop - top
+            left_rows = torch.sub(self.sets[a][rows], self._centre, out=self._left[:height])
             for left in range(top if a == b else 0, len(self.sets[b]), self._side):
                 columns = slice(left, min(left + self._side, len(self.sets[b])))
-                norms = self._norms[a][rows, None] + self._norms[b][None, columns]
-                lower = norms * (1 - self._slack)
-                lower.addmm_(left_part, self._centred(self.sets[b][columns]).T, alpha=-2)
-                yield rows, columns, lower, norms.mul_(2 * self._slack).add_(lower)
+                width = columns.stop - left
+                right_rows = torch.sub(self.sets[b][columns], self._centre, out=self._right[:width])
+                lower, upper = (block.flatten()[: height * width].view(height, width)
+                                for block in (self._lower, self._upper))
+                torch.add(self._norms[a][rows, None], self._norms[b][None, columns], out=upper)
+                torch.mul(upper, 1 - self._slack, out=lower)
+                lower.addmm_(left_rows, right_rows.T, alpha=-2)
+                yield rows, columns, lower, upper.mul_(2 * self._slack).add_(lower)
 
     def inside(self, rows: slice, columns: slice, lower: Tensor, upper: Tensor, radii: Tensor) -> Tensor:
         """Whether each distance of a block between the two sets is less than a radius; `radii` squared, float64."""
@@ -151,12 +172,13 @@ class _Pairs:
 
     def _exact(self, a: int, i: Tensor, b: int, j: Tensor) -> Tensor:
         """Squared distances (P,) float64 between rows `i` of set `a` and rows `j` of set `b`."""
-        parts = []
-        for some_i, some_j in zip(i.split(self._together), j.split(self._together), strict=True):
-            difference = self.sets[a][some_i].double()
-            difference -= self.sets[b][some_j]
-            parts.append(difference.square_().sum(dim=1))
-        return torch.cat(parts) if parts else self._norms[a].new_zeros(0, dtype=torch.float64)
+        distances = self._wide.new_empty(len(i))
+        for some_i, some_j, out in zip(*(x.split(self._together) for x in (i, j, distances)), strict=True):
+            rows, difference = self._rows[: len(out)], self._wide[: len(out)]
+            difference.copy_(torch.index_select(self.sets[a], 0, some_i, out=rows))
+            difference -= torch.index_select(self.sets[b], 0, some_j, out=rows)
+            out.copy_(difference.square_().sum(dim=1))
+        return distances
 
     def radii(self, a: int, k: tuple[int, ...]) -> dict[int, Tensor]:
         """Squared distances (N,) float64 of every row of set `a` to its k-th neighbour in it."""

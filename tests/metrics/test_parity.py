@@ -64,8 +64,8 @@ def test_fid_is_torch_fidelitys(fidelity: dict[str, float], ours: list[dict[str,
 
 def test_inception_score_is_torch_fidelitys(fidelity: dict[str, float], ours: list[dict[str, np.ndarray]]) -> None:
     expected = fidelity["inception_score_mean"], fidelity["inception_score_std"]
-    assert expected[0] > 1.001
-    assert inception_score(ours[0]["logits"], splits=3) == pytest.approx(expected, rel=TOLERANCE)
+    assert expected[0] > 1.0002  # random weights know few classes: what counts is what lies above 1
+    assert inception_score(ours[0]["logits"], splits=3) == pytest.approx(expected, abs=1e-6)
 
 
 def test_kid_is_torch_fidelitys(fidelity: dict[str, float], ours: list[dict[str, np.ndarray]]) -> None:
