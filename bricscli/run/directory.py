@@ -10,7 +10,7 @@ from typing import Any
 from bricscli import files
 from bricscli.errors import DataError, RecipeError
 from bricscli.recipe.load import differing_keys, dump_recipe, read_recipe
-from bricscli.recipe.recipes import Recipe
+from bricscli.recipe.recipes import AutoencoderRecipe, Recipe
 from bricscli.run.checkpoint import list_checkpoints
 from bricscli.run.lock import LOCK, lock_folder
 from bricscli.run.log import warn
@@ -106,13 +106,20 @@ def list_runs(root: Path) -> list[RunDirectory]:
     return [RunDirectory(entry) for entry in entries if (entry / RECIPE).is_file()]
 
 
+def _fills_holes(recipe: Recipe) -> bool:
+    return isinstance(recipe, AutoencoderRecipe) and recipe.decoder.conditional is not None
+
+
 def newest_run(root: Path, kind: str) -> RunDirectory | None:
-    """The run of that kind ("autoencoder" or "diffusion") whose newest checkpoint was written last; None if none."""
+    """The run of that kind ("autoencoder" or "diffusion") whose newest checkpoint was written last; None if none.
+
+    Mask-conditioned decoders are for `brics inpaint`, and no run of an autoencoder that one would go on with.
+    """
     found = []
     for run in list_runs(root):
         checkpoints = list_checkpoints(run.checkpoints)
         try:
-            if checkpoints and run.recipe.kind == kind:
+            if checkpoints and run.recipe.kind == kind and not _fills_holes(run.recipe):
                 found.append((checkpoints[-1].stat().st_mtime_ns, run.name, run))
         except RecipeError as error:
             warn(f"{run.path}: is left out, its recipe cannot be read ({error.lines[0]})")

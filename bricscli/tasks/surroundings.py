@@ -49,7 +49,7 @@ class SurroundingsReader:
         self.resolution, self.size = autoencoder.recipe.data.resolution, autoencoder.code_shape[1]
         self.images = images
         self.decode = partial(decode_image, resolution=self.resolution)
-        self.reader = BatchReader(images.split("train"), self.decode, "png", self.training.batch_size,
+        self.reader = BatchReader(images.split("train"), self.decode, images.image_extension, self.training.batch_size,
                                   self.training.seed)
 
     def __enter__(self) -> "SurroundingsReader":
@@ -73,7 +73,7 @@ class SurroundingsReader:
 
     def preview(self, prior: Prior, recipe: DiffusionRecipe, path: Path) -> Mapping[str, float]:
         """A sheet of validation images: with holes, and filled, each as its code is decoded."""
-        real = next(in_order(self.images.split("val"), self.decode, "png", PREVIEW_IMAGES))
+        real = next(in_order(self.images.split("val"), self.decode, self.images.image_extension, PREVIEW_IMAGES))
         masks = self._masks(range(len(real)))
         holes = Holes([Hole(np.moveaxis(image, 0, -1), mask, (number, 0, 0))
                        for number, (image, mask) in enumerate(zip(real, masks, strict=True))])

@@ -121,7 +121,8 @@ def measure(models: dict[str, LoadedAutoencoder], data: ShardSet, kind: str, cou
 def batches(data: ShardSet, resolution: int, count: int) -> Iterator[tuple[int, Tensor]]:
     """The first `count` pictures of the validation split: number of the first, uint8 `(B, 3, H, W)`."""
     seen = 0
-    for batch in in_order(data.split("val"), partial(decode_image, resolution=resolution), "png", BATCH):
+    decode = partial(decode_image, resolution=resolution)
+    for batch in in_order(data.split("val"), decode, data.image_extension, BATCH):
         if seen < count:
             yield seen, torch.from_numpy(batch[:count - seen])
         seen += len(batch)

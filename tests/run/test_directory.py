@@ -115,13 +115,16 @@ def test_newest_run_is_of_the_kind_and_by_checkpoint(tmp_path: Path, capsys: pyt
     add_checkpoint(new, 2, 2000)
     add_checkpoint(autoencoder, 1, 5000)
     add_checkpoint(broken, 1, 9000)
+    filling = load_recipe("tiny/toy-inpaint.yaml")
+    assert isinstance(filling, AutoencoderRecipe)
+    add_checkpoint(create(tmp_path / "u", filling), 1, 8000)  # a decoder for inpainting: nothing to go on with
     broken.recipe_path.write_text("kind: diffusion\n")
     assert name_of(newest_run(tmp_path, "diffusion")) == "y"
     assert "v: is left out" in capsys.readouterr().err
     assert name_of(newest_run(tmp_path, "autoencoder")) == "w"
-    assert [run.name for run in list_runs(tmp_path)] == ["v", "w", "x", "y", "z"]
+    assert [run.name for run in list_runs(tmp_path)] == ["u", "v", "w", "x", "y", "z"]
     empty.path.rename(tmp_path / ".brics-tmp-x-1")
-    assert "x" not in [run.name for run in list_runs(tmp_path)] and len(list_runs(tmp_path)) == 4
+    assert "x" not in [run.name for run in list_runs(tmp_path)] and len(list_runs(tmp_path)) == 5
 
 
 HOLD = """
