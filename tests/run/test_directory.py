@@ -115,8 +115,7 @@ def test_newest_run_is_of_the_kind_and_by_checkpoint(tmp_path: Path, capsys: pyt
     add_checkpoint(new, 2, 2000)
     add_checkpoint(autoencoder, 1, 5000)
     add_checkpoint(broken, 1, 9000)
-    filling = load_recipe("tiny/toy-inpaint.yaml")
-    assert isinstance(filling, AutoencoderRecipe)
+    filling = AUTOENCODER | {"decoder": {"channels": [8, 8], "conditional": {"channels": 8}}}
     add_checkpoint(create(tmp_path / "u", filling), 1, 8000)  # a decoder for inpainting: nothing to go on with
     broken.recipe_path.write_text("kind: diffusion\n")
     assert name_of(newest_run(tmp_path, "diffusion")) == "y"
