@@ -28,7 +28,7 @@ COLUMNS: dict[str, Column] = {
     "lpips": Column("LPIPS", "reconstruction", 4, note="LPIPS: ours is AlexNet's; the paper names no network."),
     "ssim": Column("SSIM", "reconstruction", 4),
     "psnr": Column("PSNR", "reconstruction", 2, "dB"),
-    "fid": Column("FID", "generation", 2, note="FID: ours is clean-fid's, the paper's torch-fidelity's (App. F)."),
+    "fid": Column("FID", "generation", 2),
     "clip_fid": Column("CLIP-FID", "generation", 2),
     "is": Column("IS", "generation", 2),
     "precision": Column("precision", "generation", 3),
