@@ -72,12 +72,6 @@ def test_forced_and_left_out_are_said() -> None:
     assert (table.rows[0][1][0].tone, table.rows[0][1][0].note) == ("fail", "forced")
 
 
-def test_results_of_before_there_were_protocols() -> None:
-    old = {"kind": "frechet", "metrics": {"fd_random": {"label": "FD", "value": 0.41234}}, "anchors": {},
-           "samples": SIDE, "reference": SIDE, "features": {"name": "random", "dimension": 62}, "versions": {}}
-    assert tables(evaluation_blocks(evaluation(old)))[0][1][:2] == ["FD", "0.4123"]
-
-
 @pytest.mark.parametrize(("key", "value"), [
     ("kind", "usage"), ("metrics", None), ("metrics.psnr", 3), ("metrics.psnr.mean", "high"), ("images", {}),
     ("metrics.psnr.mean", float("nan")), ("images.images", None), ("versions", 7), ("keys_moved_by_cells", "some")])

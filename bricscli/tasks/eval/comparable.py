@@ -18,19 +18,24 @@ _FORCE = "Or pass --force: the number is then measured all the same, and marked.
 
 
 def reasons_against(samples: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
-    """What is wrong with comparing the two sides, as an evaluation describes them; nothing: an empty list."""
+    """What is wrong with publishing a distance of the two sides, as an evaluation describes them; nothing: no reason.
+    """
     sides = (("samples", samples), ("reference", reference))
     reasons = [f"{role} {side['name']}: {side['images']:,} images, fewer than {LEAST_IMAGES:,}"
                for role, side in sides if side.get("images") is not None and side["images"] < LEAST_IMAGES]
     if samples.get("lossy"):
         reasons.append(f"samples {samples['name']}: JPEG files, whose compression changes the distance")
+    return reasons + different_preparation(samples, reference)
+
+
+def different_preparation(samples: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
+    """Of those reasons the ones that make any distance another, published or not."""
     ours, theirs = samples.get("preparation"), reference.get("preparation")
-    if ours and theirs:
-        reasons += [
-            f"samples {samples['name']}: of models whose training images were {done} by `{ours[key]}`, those of the "
+    if not ours or not theirs:
+        return []
+    return [f"samples {samples['name']}: of models whose training images were {done} by `{ours[key]}`, those of the "
             f"reference {reference['name']} by `{theirs[key]}`"
             for key, done in _PREPARATION.items() if ours.get(key) != theirs.get(key)]
-    return reasons
 
 
 def reasons_against_few(side: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from bricscli.metrics.neighbourhoods import Neighbourhoods, f1
 from bricscli.metrics.protocols import MORE, PROTOCOLS, MetricSpec
 from bricscli.run.log import warn
 from bricscli.tasks.eval.collecting import Features, Want, collect
-from bricscli.tasks.eval.comparable import check_comparable, open_questions, reasons_against
+from bricscli.tasks.eval.comparable import check_comparable, different_preparation, open_questions, reasons_against
 from bricscli.tasks.eval.references import ImageReference, Reference
 from bricscli.tasks.eval.results import describe_versions
 from bricscli.weights import MissingWeights
@@ -118,7 +118,10 @@ def evaluate_generation(
     _check_sizes(about, reference.about)
     plan = _without_what_lacks(plan, reference)
     published = plan.protocol is not None
-    forced = check_comparable(reasons_against(about, reference.about), force) if published else _warn(about, reference)
+    judge = reasons_against if published else different_preparation
+    forced = check_comparable(judge(about, reference.about), force)
+    if not published:
+        _warn(about, reference)
     ours = collect(samples, [_want(name, spec, spec.limit) for name, spec in plan.metrics.items()], extractors, limit)
     theirs = reference.features(_reference_wants(plan).values(), extractors)
     measured = _measure(plan, ours, theirs)
@@ -163,7 +166,7 @@ def _without_what_lacks(plan: Plan, reference: Reference) -> Plan:
     return Plan(plan.protocol, kept, plan.left_out | lacking)
 
 
-def _warn(samples: Mapping[str, Any], reference: Reference) -> list[str]:
+def _warn(samples: Mapping[str, Any], reference: Reference) -> None:
     """What a distance of its own has to say about its two sides."""
     for side in (samples, reference.about):
         if side.get("lossy"):
@@ -172,7 +175,6 @@ def _warn(samples: Mapping[str, Any], reference: Reference) -> list[str]:
         if side["images"] is not None and side["images"] < dimension:
             warn(f"{side['name']}: {side['images']} images for {dimension} features; the distance comes out too large. "
                  "Compare it only with distances from as many images.")
-    return []
 
 
 def _want(name: str, spec: MetricSpec, limit: int | None) -> Want:

@@ -216,6 +216,12 @@ def test_it_says_what_it_is_and_needs_no_protocol(tmp_path: Path) -> None:
     assert path.name == "fd_random-images-images-all.json" and str(tmp_path) not in path.read_text()
 
 
+def test_another_filter_is_another_distance() -> None:
+    ours, theirs = ({"crop": "center", "resize": name} for name in ("lanczos", "adm"))
+    with pytest.raises(MismatchError, match="resized by `lanczos`, those of the reference images by `adm`"):
+        evaluate_random(of(smooth(0, 62), preparation=ours), of(smooth(1, 62), preparation=theirs))
+
+
 def test_few_images_are_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
     distance(smooth(0, 61), smooth(1, 62))
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
