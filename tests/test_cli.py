@@ -259,7 +259,8 @@ def test_eval_spectrum(world: World) -> None:
     assert "samples: are the samples that were drawn last" in out
     assert len(re.findall(r"^(?:low|middle|high) +[\d.]+ to [\d.]+ +[+-][\d.]+ dB +[\d.]+ dB$", out, re.M)) == 3
     assert "power spectra of 12 images of samples against 12 images of toy" in out
-    assert out.endswith("written to evals/spectrum-samples-toy-val.json and evals/spectrum-samples-toy-val.png\n")
+    name = "runs/toy-diffusion/evals/spectrum-samples-toy-val"
+    assert out.endswith(f"written to {name}.json and {name}.png\n")
     result = json.loads((world.path / "runs" / "toy-diffusion" / "evals" / "spectrum-samples-toy-val.json").read_text())
     assert len(result["frequencies"]) == len(result["power"]["samples"]) == 17
     with Image.open(world.path / "runs" / "toy-diffusion" / "evals" / "spectrum-samples-toy-val.png") as plot:

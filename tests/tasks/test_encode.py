@@ -56,7 +56,8 @@ def test_the_header_says_what_made_them(trained: Trained) -> None:
     header = ShardSet.open(trained.autoencoder.codes).header
     digest = checkpoint_digest(list_checkpoints(trained.autoencoder.checkpoints)[-1])
     assert header["kind"] == "key_codes" and header["autoencoder"] == {"run": "toy", "digest": digest}
-    assert header["images"] == {"name": "data", "digest": ShardSet.open(trained.data).digest}
+    data = ShardSet.open(trained.data)
+    assert header["images"] == {"name": "data", "digest": data.digest, "preparation": data.preparation}
     assert (header["shape"], header["dtype"]) == ([2, 8, 8], "float16")
 
 

@@ -46,7 +46,8 @@ def test_folder_of_samples(trained: Trained, tmp_path: Path) -> None:
     assert manifest == {
         "schema": 1, "kind": "samples", "format": "png", "resolution": 16, "seeds": "999999-1000001",
         "denoiser": {"run": "toy-diffusion", "digest": loaded.digest}, "autoencoder": loaded.autoencoder.digest,
-        "ema": 0.9, "dtype": "float32", "device": "cpu", "splits": {}, "shards": [],
+        "data": trained.autoencoder.info["data"], "ema": 0.9, "dtype": "float32", "device": "cpu", "splits": {},
+        "shards": [],
         "class": None,
         "sampling": {"sampler": "dpmpp_2m", "steps": 4, "grid": "log_snr", "eta": 0.0, "start": 0.97, "guidance": 1.0}}
 
