@@ -1,7 +1,7 @@
 """`brics inpaint`: pictures, masks -> filled pictures. A picture, mask and seed: one result, whatever is beside it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def inpaint_to_folder(inpainter: Inpainter, pairs: Sequence[Pair], out: Path, *,
             raise DataError(f"{out}: is the folder of the pictures. Choose another --out.")
     Blend.parse(blend)
     choose_window(window, False)
-    settings = {**inpainter.describe(method), "blend": blend, "window": window or "auto", "invert": invert}
+    settings = describe_filling(inpainter, method, blend, window, invert)
     process = describe_process()
     pictures = {pair.name: _describe(pair, invert) for pair in track(pairs, len(pairs), "reading", "pictures")}
     folder = FilledFolder.create(out, settings, {name: process[name] for name in _VERSIONS}, pictures)
@@ -80,6 +80,27 @@ def inpaint_to_folder(inpainter: Inpainter, pairs: Sequence[Pair], out: Path, *,
                         for (pair, variant), image in zip(part, filled, strict=True)], pictures)
             progress.show(done + len(part))
     return Inpainted(len(missing), total - len(missing), _write_sheet(folder, pairs, variants, invert))
+
+
+def fill_to_pngs(inpainter: Inpainter, data: bytes, where: str, mask: Mask, *, seed: int, variants: int,
+                 method: str | None = None, blend: str = "feather:8", progress: Callable[[float], None] | None = None
+                 ) -> Iterator[tuple[Image.Image, bytes]]:
+    """The filled pictures, each with the very file that `inpaint_to_folder` makes of it.
+
+    `data` is the picture's file, called `where` in messages. Raises as `read_picture` and `Inpainter.fill`.
+    """
+    settings = {"brics": describe_process()["brics"], **describe_filling(inpainter, method, blend)}
+    picture = describe_picture(data, mask, seed)
+    filled = inpainter.fill(read_picture(data, where), mask, seed=seed, variants=variants, method=method, blend=blend,
+                            progress=progress)
+    for variant, image in enumerate(filled):
+        yield image, encode_picture(image, about_variant(settings, picture, variant))
+
+
+def describe_filling(inpainter: Inpainter, method: str | None, blend: str, window: str | None = None,
+                     invert: bool = False) -> dict[str, Any]:
+    """What decides the pixels of a picture with a mask, a seed and a variant. Raises as `Inpainter.choose`."""
+    return {**inpainter.describe(method), "blend": blend, "window": window or "auto", "invert": invert}
 
 
 def about_variant(settings: dict[str, Any], picture: dict[str, Any], variant: int) -> dict[str, Any]:
