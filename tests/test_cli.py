@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -366,6 +367,41 @@ def test_samples_in_shards(world: World, fork: Server, tmp_path: Path) -> None:
     assert json.loads(ours.read_text()) | {"anchors": {}} == json.loads(theirs.read_text()) | {"anchors": {}}
 
 
+def test_inpaint(world: World, fork: Server, tmp_path: Path) -> None:
+    """From a picture and a mask to fillings that keep the rest; the same command again does nothing."""
+    make_pictures_to_fill(tmp_path / "fill")
+    words = ["inpaint", "fill/cat.png", "--mask", "fill/mask.png", "--variants", "2", "--out", "filled", "--run",
+             str(world.path / "runs" / "toy-diffusion")]
+    done = fork(tmp_path, *words)
+    assert done.code == 0, done.err
+    assert done.out.endswith("filled: 2 filled pictures: 2 new, 0 kept; the first of them in filled-sheet.png.\n")
+    assert "no mask-conditioned decoder" in done.out and "Using the plain one" in done.out
+    with Image.open(tmp_path / "filled" / "cat-2.png") as filled, Image.open(tmp_path / "fill" / "cat.png") as before:
+        assert filled.size == (40, 30) and json.loads(filled.info["brics"])["variant"] == 2
+        kept = [(x, y) for x in range(40) for y in range(30) if not (8 <= x < 20 and 8 <= y < 16)]
+        assert all(filled.getpixel(place) == before.getpixel(place) for place in kept)
+    before_again = snapshot(tmp_path)
+    assert "0 new, 2 kept" in fork(tmp_path, *words).out
+    assert snapshot(tmp_path) == before_again
+
+
+def test_training_to_inpaint(world: World, fork: Server, tmp_path: Path) -> None:
+    """With the images that the codes were made from, found by their name; and used by `brics inpaint` at once."""
+    shutil.copytree(world.path / "data", tmp_path / "data")
+    shutil.copytree(world.path / "runs", tmp_path / "runs")
+    make_pictures_to_fill(tmp_path / "fill")
+    done = fork(tmp_path, "train-diffusion", *DIFFUSION, "--set", "conditioning.kind=inpaint", "--set",
+                "training.images=64", "--from", "runs/toy-diffusion", "--run", "runs/toy-fill")
+    assert done.code == 0, done.err
+    done = fork(tmp_path, "inpaint", "fill/cat.png", "--mask", "thick:1", "--out", "filled")
+    assert done.code == 0 and "runs/toy-fill: is the diffusion model that was trained last" in done.out, done.err
+    assert json.loads((tmp_path / "filled" / "manifest.json").read_text())["method"] == "concat"
+    done = fork(tmp_path, "inpaint", "fill/cat.png", "--mask", "thick:1", "--out", "new", "--method", "repaint")
+    assert done.code == 4 and "`repaint` needs a diffusion model that was not. Use concat" in done.err
+    done = fork(tmp_path, "sample", "-n", "1", "--run", "runs/toy-fill")
+    assert done.code == 4 and "was trained to fill holes in pictures. Use `brics inpaint`" in done.err
+
+
 def test_classes(fork: Server, tmp_path: Path) -> None:
     """From folders that name them to samples of one of them, in the record and the run."""
     for name in ("day", "night"):
@@ -447,6 +483,32 @@ def make_photographs(folder: Path, good: int, bad: Sequence[str] = ()) -> None:
         (folder / name).write_text("this is a text")
 
 
+def make_pictures_to_fill(folder: Path) -> None:
+    """A picture of 40x30 with a mask, and everything that is no such picture or mask."""
+    folder.mkdir()
+    Image.new("RGB", (40, 30), (90, 120, 200)).save(folder / "cat.png")
+    hole = Image.new("L", (40, 30))
+    hole.paste(255, (8, 8, 20, 16))
+    for name, image in (("mask", hole), ("small", hole.resize((20, 15), Image.Resampling.NEAREST)),
+                        ("black", Image.new("L", (40, 30))), ("white", Image.new("L", (40, 30), 255))):
+        image.save(folder / f"{name}.png")
+    three = hole.copy()
+    three.paste(127, (0, 0, 40, 6))
+    three.save(folder / "three.png")
+    Image.new("RGB", (100_000, 1)).save(folder / "thin.png")
+    Image.new("CMYK", (40, 30)).save(folder / "printed.tif")
+    Image.new("I;16", (40, 30)).save(folder / "deep.png")
+    whole = (folder / "cat.png").read_bytes()
+    (folder / "corrupt.png").write_bytes(whole[:-40])
+    header = whole[12:16] + (20_000).to_bytes(4, "big") + (10_000).to_bytes(4, "big") + whole[24:29]
+    (folder / "huge.png").write_bytes(whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:])
+    (folder / "text.png").write_text("this is a text")
+    (folder / "masks").mkdir()
+    (folder / "pairs.csv").write_text("image,mask\ncat.png,mask.png\ncat.png\n")
+    (folder / "lost.csv").write_text("image,mask\ncat.png,nowhere.png\n")
+    (folder / "misfit.csv").write_text("image,mask\ncat.png,small.png\n")
+
+
 @pytest.fixture(scope="module")
 def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the world with everything in it that can be got wrong."""
@@ -457,6 +519,7 @@ def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) 
     make_photographs(path / "letters", 0, ["one.jpg", "two.png"])
     make_photographs(path / "other", 2)
     (path / "in-the-way").write_text("a file")
+    make_pictures_to_fill(path / "fill")
     (path / "own").mkdir()
     (path / "own" / "misspelt.yaml").write_text(
         "extends: tiny/toy.yaml\ndecoder: {style_widht: 3}\ntraining: {imges: 2}\n")
@@ -481,6 +544,14 @@ def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) 
     shard = damaged / "train-00000.tar"
     shard.write_bytes(shard.read_bytes()[:-1024])
     return path
+
+
+INPAINT = ["inpaint", "fill/cat.png", "--out", "new", "--mask"]
+INPAINT_WELL = [*INPAINT, "fill/mask.png"]
+
+
+def inpaint(picture: str) -> list[str]:
+    return ["inpaint", f"fill/{picture}", "--out", "new", "--mask", "box:1"]
 
 
 TRAIN, DIFFUSE = ["train-ae", *AUTOENCODER], ["train-diffusion", *DIFFUSION]
@@ -584,6 +655,60 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["sample", "-n", "1", "--out", "damaged-samples"], 3, "damaged-samples/manifest.json: is missing or damaged"),
     (["sample", "-n", "1", "--out", "data/toy"], 3, "data/toy: holds images, not samples"),
     (["sample", "-n", "1", "--device", "tpu"], 2, "--device: `tpu` is unknown"),
+    ([*INPAINT, "fill/small.png"], 3, "small.png: is 20x15, the picture is 40x30"),
+    ([*INPAINT, "fill/black.png"], 3, "black.png: has nothing white"),
+    ([*INPAINT, "fill/white.png"], 3, "white.png: is white all over"),
+    ([*INPAINT, "fill/three.png"], 3, "three.png: is not black and white .*--invert"),
+    ([*INPAINT, "fill/corrupt.png"], 3, "corrupt.png: "),
+    ([*INPAINT, "fill/text.png"], 3, "text.png: not an image"),
+    ([*INPAINT, "nowhere.png"], 3, "nowhere.png: no such mask"),
+    ([*INPAINT, "fill/masks"], 3, "fill/masks: has no mask of that name for fill/cat.png"),
+    ([*INPAINT, "alpha"], 3, "cat.png: has no transparent parts"),
+    ([*INPAINT, "thick"], 2, "--mask: `thick` is drawn from a seed. Write thick:0"),
+    ([*INPAINT, "round:1"], 2, "--mask: `round` is no kind of mask that is drawn. There are: thin, medium"),
+    (inpaint("corrupt.png"), 3, "corrupt.png: "),
+    (inpaint("text.png"), 3, "text.png: not an image"),
+    (inpaint("huge.png"), 3, "huge.png: more than 100 megapixels"),
+    (inpaint("thin.png"), 3, "thin.png: is 100000x1, too narrow"),
+    (inpaint("deep.png"), 3, "deep.png: has more than 8 bits a channel"),
+    (inpaint("printed.tif"), 3, "printed.tif: has the colours of a printer"),
+    (inpaint("nowhere.png"), 3, "nowhere.png: no such picture or folder"),
+    (inpaint("masks"), 3, "fill/masks: holds no pictures"),
+    (["inpaint", "fill/cat.png", "--mask", "box:1"], 2, "--out: is missing"),
+    (["inpaint", "fill/cat.png", "--out", "new"], 2, "--mask: is missing"),
+    (["inpaint", "--out", "new"], 2, "IMAGE: is missing"),
+    (["inpaint", "--out", "new", "--pairs", "nowhere.csv"], 3, "nowhere.csv: cannot be read"),
+    (["inpaint", "--out", "new", "--pairs", "fill/pairs.csv"], 3, "pairs.csv:3: has 1 values, not 2"),
+    (["inpaint", "--out", "new", "--pairs", "fill/lost.csv"], 3, "lost.csv:2: .*nowhere.png: no such mask"),
+    (["inpaint", "--out", "new", "--pairs", "fill/misfit.csv"], 3, "misfit.csv:2: .*small.png: is 20x15"),
+    (["inpaint", "--out", "new", "--pairs", "fill/cat.png"], 3, "cat.png: is not text"),
+    ([*INPAINT_WELL, "--pairs", "fill/pairs.csv"], 2, "Leave IMAGE and --mask out"),
+    ([*INPAINT_WELL, "--method", "paint"], 2, "--method: `paint` is unknown. There are: blended, repaint, concat"),
+    ([*INPAINT_WELL, "--method", "concat"], 4, "--method: toy-diffusion was not trained to fill holes"),
+    ([*INPAINT_WELL, "--method", "repaint", "--sampler", "heun"], 2, "`repaint` goes by ddpm or ddim, not by `heun`"),
+    ([*INPAINT_WELL, "--resamplings", "3"], 2, "--resamplings: belongs to `repaint`"),
+    ([*INPAINT_WELL, "--jump", "3"], 2, "--jump: belongs to `repaint`"),
+    ([*INPAINT_WELL, "--grow", "-1"], 2, "--grow: -1 is out of range"),
+    ([*INPAINT_WELL, "--variants", "0"], 2, "--variants: 0 is out of range"),
+    ([*INPAINT_WELL, "--seed", "-1"], 2, "--seed: -1 is too small"),
+    ([*INPAINT_WELL, "--blend", "paist"], 2, "--blend: `paist` is unknown. There are: none, paste, feather:8"),
+    ([*INPAINT_WELL, "--window", "all"], 2, "--window: `all` is unknown. There are: crop, tile"),
+    ([*INPAINT_WELL, "--window", "tile", "--blend", "none"], 2, "--blend: `none` needs a hole that fits"),
+    ([*INPAINT_WELL, "--decoder", "large"], 2, "--decoder: `large` is unknown. There are: asymmetric, plain"),
+    ([*INPAINT_WELL, "--decoder", "asymmetric"], 3, "--decoder: there is no mask-conditioned decoder of autoencoder"),
+    ([*INPAINT_WELL, "--autoencoder", "runs/toy"], 4, "runs/toy: its decoder cannot be told what is kept"),
+    ([*INPAINT_WELL, "--sampler", "euler"], 2, "--sampler: `euler` is unknown"),
+    ([*INPAINT_WELL, "--class", "cat"], 2, "--class: toy-diffusion was trained without classes"),
+    ([*INPAINT_WELL, "--ema", "0.5"], 2, "--ema: .* has no average of decay 0.5"),
+    ([*INPAINT_WELL, "--device", "tpu"], 2, "--device: `tpu` is unknown"),
+    ([*INPAINT_WELL, "--run", "runs/toy"], 4, "runs/toy: is the run of an autoencoder, not of a diffusion model"),
+    ([*INPAINT_WELL, "--run", "nowhere"], 3, "nowhere: no such run"),
+    ([*INPAINT_WELL, "--out", "in-the-way"], 3, "in-the-way: is not a folder"),
+    ([*INPAINT_WELL, "--out", "READ-ONLY/filled"], 3, "READ-ONLY/filled: cannot be written"),
+    ([*INPAINT_WELL, "--out", "other"], 3, "other: holds images that `brics inpaint` did not make"),
+    ([*INPAINT_WELL, "--out", "fill"], 3, "fill: is the folder of the pictures"),
+    ([*INPAINT_WELL, "--out", "samples"], 3, "samples: holds samples, not filled pictures"),
+    ([*INPAINT_WELL, "--out", "data/toy"], 3, "data/toy: holds images, not filled pictures"),
     (["eval", "reconstruction"], 3, "alexnet-owt-7be5be79.pth: missing.*no-weights.*no-torch.*download.pytorch.org"),
     (["eval", "reconstruction", "--metrics", "psnr,sim"], 2, "`sim` is unknown. Did you mean `ssim`"),
     (["eval", "reconstruction", "--metrics", "psnr", "--run", "nowhere"], 3, "nowhere: no such run"),

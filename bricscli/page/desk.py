@@ -10,7 +10,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from bricscli.data.pictures import colours_of, read_picture
 from bricscli.data.windows import Mask
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.tasks.choices import check_range
-from bricscli.tasks.inpaint import fill_to_pngs
+from bricscli.tasks.inpaint import describe_picture, encode_variant, settings_of
 from bricscli.tasks.inpainter import Inpainter
 
 MOST_PIXELS = 16_000_000
@@ -119,15 +119,20 @@ class Desk:
         if not 1 <= choice.variants <= MOST_VARIANTS:
             raise RecipeError(f"Choose 1 to {MOST_VARIANTS} variants.")
         mask = _mask_of(painting, guest)
-        inpainter = self.inpainter.with_decoder(choice.decoder)
+        if choice.decoder not in self.decoders:
+            raise RecipeError(f"There is no decoder `{choice.decoder}`. Use plain.")
+        inpainter = self.inpainter if choice.decoder == "asymmetric" else replace(self.inpainter, decoder=None)
 
         def tell(share: float) -> None:
             if guest.stop.is_set():
                 raise Stopped("Stopped.")
             progress(share)
 
-        made = list(fill_to_pngs(inpainter, guest.data, guest.name, mask, seed=choice.seed, variants=choice.variants,
-                                 method=choice.method, blend=choice.blend, progress=tell))
+        settings = settings_of(inpainter, method=choice.method, blend=choice.blend)
+        picture = describe_picture(guest.data, mask, choice.seed)
+        images = inpainter.fill(read_picture(guest.data, guest.name), mask, seed=choice.seed, variants=choice.variants,
+                                method=choice.method, blend=choice.blend, progress=tell)
+        made = [(image, encode_variant(image, settings, picture, number)) for number, image in enumerate(images)]
         if self.guests.get(key) is not guest:
             raise Stopped("Stopped.")
         return self._hand_out(guest, mask, choice, made)

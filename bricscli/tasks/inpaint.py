@@ -1,7 +1,8 @@
 """`brics inpaint`: pictures, masks -> filled pictures. A picture, mask and seed: one result, whatever is beside it."""
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,21 @@ from bricscli.data.windows import Mask
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.run.log import Progress, track, warn
 from bricscli.run.provenance import describe_process
-from bricscli.tasks.choices import Blend, check_range, choose_window
+from bricscli.tasks.choices import check_range
 from bricscli.tasks.fill import whole_pass
 from bricscli.tasks.inpainter import Inpainter, Job
 
 MOST_VARIANTS = 1000
-#: Those that can change a pixel.
-_VERSIONS = ("brics", "torch", "python")
 #: Of the sheet: pictures, variants of each, and pixels of the longer side.
 SHEET_PICTURES, SHEET_VARIANTS, SHEET_PIXELS = 16, 6, 256
 _GAP = 4
+
+
+@functools.cache
+def _versions() -> dict[str, Any]:
+    """Of what can change a pixel."""
+    process = describe_process()
+    return {name: process[name] for name in ("brics", "torch", "python")}
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,16 @@ def inpaint_to_folder(inpainter: Inpainter, pairs: Sequence[Pair], out: Path, *,
         check_range(seed=pair.seed)
         if out.absolute() == pair.image.parent.absolute():
             raise DataError(f"{out}: is the folder of the pictures. Choose another --out.")
-    Blend.parse(blend)
-    choose_window(window, False)
-    settings = describe_filling(inpainter, method, blend, window, invert)
-    process = describe_process()
-    pictures = {pair.name: _describe(pair, invert) for pair in track(pairs, len(pairs), "reading", "pictures")}
-    folder = FilledFolder.create(out, settings, {name: process[name] for name in _VERSIONS}, pictures)
+    settings = settings_of(inpainter, method=method, blend=blend, window=window)
+    pictures = {}
+    for pair in track(pairs, len(pairs), "reading", "pictures"):
+        image, mask = pair.load(invert=invert)
+        inpainter.check(image, mask, blend=blend, window=window)
+        pictures[pair.name] = describe_picture(pair.image.read_bytes(), mask, pair.seed)
+    folder = FilledFolder.create(out, settings, _versions(), pictures)
     missing = [(pair, variant) for pair in pairs for variant in range(variants)
                if not folder.holds(pair.name, variant)]
-    width, about = whole_pass(inpainter.device), {"brics": process["brics"], **settings}
-    total = len(pairs) * variants
+    width, total = whole_pass(inpainter.device), len(pairs) * variants
     with Progress(total, "filling", "pictures", done=total - len(missing)) as progress:
         for start in range(0, len(missing), width):
             part = missing[start : start + width]
@@ -76,36 +82,25 @@ def inpaint_to_folder(inpainter: Inpainter, pairs: Sequence[Pair], out: Path, *,
                 progress.show(done + int(share * count) if share < 1 else done + count - 1)
 
             filled = inpainter.fill_all(jobs, method=method, blend=blend, window=window, progress=show)
-            folder.add([(pair.name, variant, encode_picture(image, about_variant(about, pictures[pair.name], variant)))
-                        for (pair, variant), image in zip(part, filled, strict=True)], pictures)
+            pngs = [(pair.name, variant, encode_variant(image, settings, pictures[pair.name], variant))
+                    for (pair, variant), image in zip(part, filled, strict=True)]
+            folder.add(pngs, pictures)
             progress.show(done + len(part))
     return Inpainted(len(missing), total - len(missing), _write_sheet(folder, pairs, variants, invert))
 
 
-def fill_to_pngs(inpainter: Inpainter, data: bytes, where: str, mask: Mask, *, seed: int, variants: int,
-                 method: str | None = None, blend: str = "feather:8", progress: Callable[[float], None] | None = None
-                 ) -> Iterator[tuple[Image.Image, bytes]]:
-    """The filled pictures, each with the very file that `inpaint_to_folder` makes of it.
+def settings_of(inpainter: Inpainter, *, method: str | None = None, blend: str = "feather:8",
+                window: str | None = None) -> dict[str, Any]:
+    """All that decides the pixels of a picture with its mask, seed and variant. Raises as `Inpainter.choose`."""
+    return {**inpainter.describe(method), "blend": blend, "window": window or "auto"}
 
-    `data` is the picture's file, called `where` in messages. Raises as `read_picture` and `Inpainter.fill`.
+
+def encode_variant(image: Image.Image, settings: Mapping[str, Any], picture: Mapping[str, Any], variant: int) -> bytes:
+    """The PNG of a filled picture, the same from the command and the page; `variant` counts from 0.
+
+    It says what made it: `settings_of`, its picture's `describe_picture`, and versions.
     """
-    settings = {"brics": describe_process()["brics"], **describe_filling(inpainter, method, blend)}
-    picture = describe_picture(data, mask, seed)
-    filled = inpainter.fill(read_picture(data, where), mask, seed=seed, variants=variants, method=method, blend=blend,
-                            progress=progress)
-    for variant, image in enumerate(filled):
-        yield image, encode_picture(image, about_variant(settings, picture, variant))
-
-
-def describe_filling(inpainter: Inpainter, method: str | None, blend: str, window: str | None = None,
-                     invert: bool = False) -> dict[str, Any]:
-    """What decides the pixels of a picture with a mask, a seed and a variant. Raises as `Inpainter.choose`."""
-    return {**inpainter.describe(method), "blend": blend, "window": window or "auto", "invert": invert}
-
-
-def about_variant(settings: dict[str, Any], picture: dict[str, Any], variant: int) -> dict[str, Any]:
-    """What a filled picture's PNG says of itself: `settings` with "brics", its picture's entry, its number from 1."""
-    return {**settings, **picture, "variant": variant + 1}
+    return encode_picture(image, {**_versions(), **settings, **picture, "variant": variant + 1})
 
 
 def describe_picture(data: bytes, mask: Mask, seed: int) -> dict[str, Any]:
@@ -113,11 +108,6 @@ def describe_picture(data: bytes, mask: Mask, seed: int) -> dict[str, Any]:
     shape = np.array(mask.shape, "<u4").tobytes()
     return {"image": hashlib.sha256(data).hexdigest(),
             "mask": hashlib.sha256(shape + np.packbits(mask).tobytes()).hexdigest(), "seed": seed}
-
-
-def _describe(pair: Pair, invert: bool) -> dict[str, Any]:
-    _, mask = pair.load(invert=invert)
-    return describe_picture(pair.image.read_bytes(), mask, pair.seed)
 
 
 def _write_sheet(folder: FilledFolder, pairs: Sequence[Pair], variants: int, invert: bool) -> Path | None:

@@ -96,13 +96,17 @@ class Inpainter:
             "dtype": str(next(self.denoiser.prior.denoiser.parameters()).dtype).removeprefix("torch."),
             "device": self.device.type}
 
+    def check(self, image: Image.Image, mask: Mask, *, blend: str = "feather:8", window: str | None = None) -> None:
+        """Raises DataError where the mask is not of the picture's size, or replaces nothing or everything; RecipeError
+        for a blend or window that there is not, or not here."""
+        _plan(image, mask, self.resolution, Blend.parse(blend), window)
+
     def fill(self, image: Image.Image, mask: Mask, *, seed: int = 0, variants: int = 1, method: str | None = None,
              blend: str = "feather:8", window: str | None = None, progress: Progress | None = None
              ) -> Iterator[Image.Image]:
         """`variants` fillings of one picture (`pictures.read_picture`): the first ones are the same for any number.
 
-        Raises DataError where the mask does not fit the picture, else as `choose`; `progress` is told shares of 1, and
-        may raise to end it.
+        Raises as `choose` and `check`; `progress` is told shares of 1, and may raise to end it.
         """
         jobs = [Job(image, mask, seed, variant) for variant in range(variants)]
         yield from self.fill_all(jobs, method=method, blend=blend, window=window, progress=progress)
@@ -188,13 +192,25 @@ class _Part:
 def _fill_picture(job: Job, resolution: int, how: Blend, window: str | None
                   ) -> Generator[_Part, Values, Image.Image]:
     """Yields windows, is sent them filled, and returns the picture."""
-    check_mask(job.image, job.mask)
-    colours, crop = colours_of(job.image), plan_crop(job.mask, resolution)
-    if choose_window(window, crop.side / resolution > MOST_SHRINKING) == "crop":
-        return (yield from _fill_crop(job, colours, crop, resolution, how))
+    crop, colours = _plan(job.image, job.mask, resolution, how, window), colours_of(job.image)
+    if crop is None:
+        return (yield from _fill_tiles(job, colours, resolution, how))
+    return (yield from _fill_crop(job, colours, crop, resolution, how))
+
+
+def _plan(image: Image.Image, mask: Mask, resolution: int, how: Blend, window: str | None) -> Window | None:
+    """The window of a picture, or None where it is to be tiled."""
+    if mask.shape != (image.height, image.width):
+        raise DataError(f"the mask is {mask.shape[1]}x{mask.shape[0]}, the picture is {image.width}x{image.height}. "
+                        "Make them of one size.")
+    if not mask.any() or mask.all():
+        raise DataError(f"the mask replaces {'nothing' if not mask.any() else 'everything'}. Paint a part of it white.")
+    crop = plan_crop(mask, resolution)
+    if choose_window(window, crop.side > MOST_SHRINKING * resolution) == "crop":
+        return crop
     if how.kind == "none":
         raise RecipeError("--blend: `none` needs a hole that fits into one window. Use paste, or feather:8.")
-    return (yield from _fill_tiles(job, colours, resolution, how))
+    return None
 
 
 def _fill_crop(job: Job, colours: Picture, crop: Window, resolution: int, how: Blend
@@ -226,15 +242,6 @@ def _fill_tiles(job: Job, colours: Picture, resolution: int, how: Blend) -> Gene
 
 def _blend(values: Values, picture: Picture, hole: Mask, how: Blend) -> Values:
     return feather(values, picture, hole, how.width) if how.kind == "feather" else values
-
-
-def check_mask(image: Image.Image, mask: Mask) -> None:
-    """Raises DataError where the mask is not of the picture's size, or replaces nothing or everything."""
-    if mask.shape != (image.height, image.width):
-        raise DataError(f"the mask is {mask.shape[1]}x{mask.shape[0]}, the picture is {image.width}x{image.height}. "
-                        "Make them of one size.")
-    if not mask.any() or mask.all():
-        raise DataError(f"the mask replaces {'nothing' if not mask.any() else 'everything'}. Paint a part of it white.")
 
 
 def _choose_way(inpainter: Inpainter, method: str | None) -> Way:

@@ -68,7 +68,8 @@ def test_alpha(folder: Path) -> None:
 def test_a_table(folder: Path) -> None:
     (folder / "sub").mkdir()
     table = folder / "sub" / "pairs.csv"
-    table.write_text('\ufeffimage,mask,seed\n../pictures/a.png,../masks/c.bmp,7\n\n"../pictures/b.jpg",thick:3,\n', "utf-8")
+    rows = ["image,mask,seed", "../pictures/a.png,../masks/c.bmp,7", "", '"../pictures/b.jpg",thick:3,']
+    table.write_text("\ufeff" + "\n".join(rows), "utf-8")
     pairs = find_pairs(None, None, table, 4)
     assert [(pair.name, pair.seed, pair.where) for pair in pairs] == [
         ("a", 7, f"{table}:2"), ("b", 4, f"{table}:4")]

@@ -108,4 +108,4 @@ def test_a_png_says_what_made_it_in_the_same_bytes() -> None:
     assert data == encode_picture(image, dict(reversed(about.items())))
     assert read_about(data) == about and read_about(saved(image)) == {} and read_about(b"no") == {}
     with Image.open(io.BytesIO(data)) as written:
-        assert np.array_equal(np.asarray(written), np.asarray(image)) and written.text["Software"] == "brics 1.2"
+        assert np.array_equal(np.asarray(written), np.asarray(image)) and written.info["Software"] == "brics 1.2"

@@ -47,7 +47,8 @@ def test_a_crop_shows_the_whole_hole_with_what_is_beside() -> None:
     for _ in range(200):
         height, width = random.integers(16, 120, 2)
         top, left = random.integers(0, height - 1), random.integers(0, width - 1)
-        mask = hole(height, width, (top, left, random.integers(top + 1, height + 1), random.integers(left + 1, width + 1)))
+        bottom, right = random.integers(top + 1, height + 1), random.integers(left + 1, width + 1)
+        mask = hole(height, width, (top, left, bottom, right))
         window = plan_crop(mask, 32)
         (rows, columns), _ = window.inside(mask.shape)
         assert mask[rows, columns].sum() == mask.sum() and window.side >= 32

@@ -57,3 +57,37 @@ def trained(
 def copied(trained: Trained, tmp_path: Path) -> Trained:
     shutil.copytree(trained.root, tmp_path / "copied")
     return Trained(tmp_path / "copied", trained.autoencoder_recipe, trained.diffusion_recipe)
+
+
+@dataclass(frozen=True)
+class Filling:
+    """The trained ones, a denoiser that learned to inpaint, and a mask-conditioned decoder, in one folder of runs."""
+
+    root: Path
+    first: Trained
+
+    @property
+    def blended(self) -> RunDirectory:
+        return RunDirectory.open(self.root / "toy-diffusion")
+
+    @property
+    def concat(self) -> RunDirectory:
+        return RunDirectory.open(self.root / "toy-inpaint-diffusion")
+
+    @property
+    def decoder(self) -> RunDirectory:
+        return RunDirectory.open(self.root / "toy-inpaint")
+
+
+@pytest.fixture(scope="session")
+def filling(trained: Trained, tmp_path_factory: pytest.TempPathFactory,
+            tiny_autoencoder: Callable[..., AutoencoderRecipe], tiny_diffusion: Callable[..., DiffusionRecipe]
+            ) -> Filling:
+    root = tmp_path_factory.mktemp("filling") / "runs"
+    shutil.copytree(trained.root / "toy-diffusion", root / "toy-diffusion")
+    conditional = tiny_autoencoder(losses={"adversarial": 0}, decoder={"conditional": {"channels": 4}},
+                                   training={"images": 8})
+    train_autoencoder(conditional, trained.data, root / "toy-inpaint", device=CPU, start=trained.autoencoder.path)
+    train_denoiser(tiny_diffusion(conditioning={}), trained.autoencoder.path, root / "toy-inpaint-diffusion",
+                   device=CPU, data=trained.data)
+    return Filling(root, trained)
