@@ -20,7 +20,7 @@ from bricscli.data.images import encode_png
 from bricscli.data.pictures import colours_of, read_picture
 from bricscli.data.windows import Mask
 from bricscli.errors import BricsError, DataError, RecipeError
-from bricscli.tasks.choices import check_range
+from bricscli.tasks.choices import Blend, check_range
 from bricscli.tasks.inpaint import describe_picture, encode_variant, settings_of
 from bricscli.tasks.inpainter import Inpainter
 
@@ -40,13 +40,16 @@ class Stopped(BricsError):
 
 @dataclass(frozen=True)
 class Choice:
-    """What the controls say."""
+    """What the controls say; None: what is best of what there is."""
 
-    method: str
-    decoder: str
+    method: str | None = None
+    decoder: str | None = None
     variants: int = 1
     seed: int = 0
     blend: str = "feather:8"
+
+
+AT_FIRST = Choice()
 
 
 @dataclass(frozen=True)
@@ -75,20 +78,36 @@ class Guest:
 
 
 class Desk:
-    """`inpainter` is with the mask-conditioned decoder where there is one; `words` are the command's that chose it."""
+    """`inpainter` is with the mask-conditioned decoder where there is one; `words` are the command's that chose it.
 
-    def __init__(self, inpainter: Inpainter, words: Sequence[str], folder: Path) -> None:
+    Raises as `Inpainter.choose`, and RecipeError, where `first`, what the page begins with, cannot be.
+    """
+
+    def __init__(self, inpainter: Inpainter, words: Sequence[str], folder: Path, first: Choice = AT_FIRST) -> None:
         self.inpainter, self.words, self.folder = inpainter, list(words), folder
         self.guests: dict[str, Guest] = {}
+        self.decoders = ["asymmetric", "plain"] if inpainter.decoder else ["plain"]
+        self.methods = [method for method in inpainter.methods if self._can(method)]
+        self.first = replace(first, method=inpainter.choose(first.method or (self.methods or [None])[0]).method,
+                             decoder=self.decoders[0])
+        self._check(self.first)
 
-    @property
-    def methods(self) -> list[str]:
-        """The first is the one to begin with."""
-        return list(self.inpainter.methods)
+    def _can(self, method: str) -> bool:
+        """Whether it goes with the options that the models were prepared with."""
+        try:
+            self.inpainter.choose(method)
+        except BricsError:
+            return False
+        return True
 
-    @property
-    def decoders(self) -> list[str]:
-        return ["asymmetric", "plain"] if self.inpainter.decoder else ["plain"]
+    def _check(self, choice: Choice) -> None:
+        """Raises RecipeError."""
+        check_range(seed=choice.seed)
+        Blend.parse(choice.blend)
+        if not 1 <= choice.variants <= MOST_VARIANTS:
+            raise RecipeError(f"--variants: {choice.variants} are not made at once here. Choose 1 to {MOST_VARIANTS}.")
+        if choice.decoder not in self.decoders or choice.method not in self.methods:
+            raise RecipeError(f"--method {choice.method} with --decoder {choice.decoder}: is not there. Choose another.")
 
     def open(self, key: str, name: str, data: bytes) -> Guest:
         """Takes the file of a picture; what the guest had before is gone. Raises DataError, and keeps what there was.
@@ -115,12 +134,8 @@ class Desk:
         if guest is None:
             raise DataError("Open a picture first.")
         guest.stop.clear()
-        check_range(seed=choice.seed)
-        if not 1 <= choice.variants <= MOST_VARIANTS:
-            raise RecipeError(f"Choose 1 to {MOST_VARIANTS} variants.")
+        self._check(choice)
         mask = _mask_of(painting, guest)
-        if choice.decoder not in self.decoders:
-            raise RecipeError(f"There is no decoder `{choice.decoder}`. Use plain.")
         inpainter = self.inpainter if choice.decoder == "asymmetric" else replace(self.inpainter, decoder=None)
 
         def tell(share: float) -> None:
@@ -153,8 +168,9 @@ class Desk:
 
     def command(self, name: str, mask: str, choice: Choice) -> str:
         """The command line of the same pictures; the page does not know where theirs and the mask's folders are."""
-        words = ["brics", "inpaint", _word(name), "--mask", _word(mask), "--method", choice.method, "--variants",
-                 str(choice.variants), "--seed", str(choice.seed), "--blend", choice.blend, "--decoder", choice.decoder]
+        words = ["brics", "inpaint", _word(name), "--mask", _word(mask), "--method", str(choice.method), "--variants",
+                 str(choice.variants), "--seed", str(choice.seed), "--blend", choice.blend, "--decoder",
+                 str(choice.decoder)]
         kept = self.words
         if choice.decoder == "plain" and "--autoencoder" in kept:
             place = kept.index("--autoencoder")

@@ -42,15 +42,16 @@ def build_page(desk: Desk) -> gr.Blocks:
         _read_layers_only(painting)
         with gr.Group(visible=False) as controls:
             with gr.Row():
-                method = gr.Radio([(METHODS[name], name) for name in desk.methods], value=desk.methods[0],
+                method = gr.Radio([(METHODS[name], name) for name in desk.methods], value=desk.first.method,
                                   label="3. How", visible=len(desk.methods) > 1)
-                variants = gr.Slider(1, MOST_VARIANTS, value=2, step=1, label="How many to choose from",
+                variants = gr.Slider(1, MOST_VARIANTS, value=desk.first.variants, step=1, label="How many to choose from",
                                      elem_id="variants")
+            known = {desk.first.blend: desk.first.blend, **BLENDS}
             with gr.Accordion("More", open=False), gr.Row():
-                seed = gr.Number(0, label="Seed: another number fills otherwise", precision=0, minimum=0)
-                blend = gr.Radio([(label, value) for value, label in BLENDS.items()], value="feather:8",
+                seed = gr.Number(desk.first.seed, label="Seed: another number fills otherwise", precision=0, minimum=0)
+                blend = gr.Radio([(label, value) for value, label in known.items()], value=desk.first.blend,
                                  label="Where new meets old")
-                decoder = gr.Radio([(DECODERS[name], name) for name in desk.decoders], value=desk.decoders[0],
+                decoder = gr.Radio([(DECODERS[name], name) for name in desk.decoders], value=desk.first.decoder,
                                    label="Decoder", visible=len(desk.decoders) > 1)
         with gr.Row():
             run = gr.Button("Fill it", variant="primary", visible=False, elem_id="run")
@@ -103,13 +104,19 @@ def build_page(desk: Desk) -> gr.Blocks:
                 return [gr.skip(), gr.skip()]
             return [(str(made.before), str(made.views[number - 1])), str(made.pictures[number - 1])]
 
+        def end(request: gr.Request) -> None:
+            desk.stop(_key(request))
+
+        def leave(request: gr.Request) -> None:
+            desk.leave(_key(request))
+
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         opened.upload(take, opened, after_opening, concurrency_limit=2, **quiet)
         run.click(fill, choices, after_filling, concurrency_limit=1, api_visibility="private",
                   show_progress_on=[message])
-        stop.click(lambda request: desk.stop(_key(request)), None, None, queue=False, **quiet)
+        stop.click(end, None, None, queue=False, **quiet)
         shown.input(show, [shown, made], [compared, save], **quiet)
-        page.unload(lambda request: desk.leave(_key(request)))
+        page.unload(leave)
     return page.queue(max_size=16)
 
 

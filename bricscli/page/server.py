@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bricscli.errors import DataError, RecipeError
-from bricscli.page.desk import Desk
+from bricscli.page.desk import Choice, Desk
 from bricscli.page.guard import MOST_BYTES, Guard
 from bricscli.run.log import say
 from bricscli.tasks.inpainter import Inpainter
@@ -44,11 +44,10 @@ def bind(port: int) -> socket.socket:
     return listening
 
 
-def serve(inpainter: Inpainter, words: Sequence[str], listening: socket.socket) -> None:
-    """Until Ctrl-C or SIGTERM. `words`: those of the command that chose the models."""
-    port = listening.getsockname()[1]
-    with private_folder() as folder, listening:
-        desk = Desk(inpainter, words, folder)
+def serve(inpainter: Inpainter, words: Sequence[str], first: Choice, port: int) -> None:
+    """Until Ctrl-C or SIGTERM. `words`: those of the command that chose the models. Raises as `bind` and `Desk`."""
+    with private_folder() as folder, bind(port) as listening:
+        desk, port = Desk(inpainter, words, folder, first), listening.getsockname()[1]
         try:
             _run(build_app(desk, port), desk, listening, port)
         finally:
