@@ -3,13 +3,14 @@
 A guest is one open page. All that is kept of it is in memory and in a folder of its own, until it leaves.
 """
 
-import io
 import secrets
 import shlex
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +31,9 @@ MOST_VARIANTS = 8
 SMALLEST_VIEW, LARGEST_VIEW = 640, 1280
 #: The longer side to the shorter: nobody paints on a thread.
 NARROWEST = 20
-#: Of a stroke, in pixels of the picture, that is opaque enough.
+#: Seconds after which a file that came is of no page that is still being opened.
+_OLD = 60
+#: Of a stroke, in pixels of the picture, that is opaque enough, of 255.
 _OPAQUE = 128
 
 
@@ -50,6 +53,14 @@ class Choice:
 
 
 AT_FIRST = Choice()
+
+
+@dataclass(frozen=True)
+class Painting:
+    """Files that came from the page: `layers` (PNG, WebP), and `others` that nobody reads."""
+
+    layers: Sequence[Path]
+    others: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class Guest:
     size: tuple[int, int] = (0, 0)  #: width, height
     view: Path = Path()  #: what is painted on
     view_size: tuple[int, int] = (0, 0)
+    sent: set[Path] = field(default_factory=set)  #: files of the last painting
     runs: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -125,8 +137,8 @@ class Desk:
         self.guests[key] = guest
         return guest
 
-    def fill(self, key: str, painting: Sequence[bytes], choice: Choice, progress: Callable[[float], None]) -> Filled:
-        """`painting`: layers (PNG, WebP) as large as the view; what is opaque in any of them is replaced.
+    def fill(self, key: str, painting: Painting, choice: Choice, progress: Callable[[float], None]) -> Filled:
+        """Layers are as large as the view; what is opaque in any of them is replaced.
 
         Raises DataError for what was not opened or painted, RecipeError for a choice that cannot be, Stopped.
         """
@@ -134,8 +146,11 @@ class Desk:
         if guest is None:
             raise DataError("Open a picture first.")
         guest.stop.clear()
+        sent = {path for path in (*painting.layers, *painting.others) if guest.folder not in path.parents}
+        self.remove(guest.sent - sent)
+        guest.sent = sent
         self._check(choice)
-        mask = _mask_of(painting, guest)
+        mask = _mask_of(painting.layers, guest)
         inpainter = self.inpainter if choice.decoder == "asymmetric" else replace(self.inpainter, decoder=None)
 
         def tell(share: float) -> None:
@@ -187,6 +202,19 @@ class Desk:
         if guest := self.guests.pop(key, None):
             guest.stop.set()
             shutil.rmtree(guest.folder, ignore_errors=True)
+            self.remove(guest.sent)
+        if not self.guests:  # what was sent, and then left lying
+            for path in self.folder.glob("[0-9a-f]" * 64):
+                if path.stat().st_mtime < time.time() - _OLD:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def remove(self, sent: set[Path]) -> None:
+        """Files from the page, and gradio's folders of one file each."""
+        for path in sent:
+            if self.folder in path.parents:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.parent.rmdir()
 
     def close(self) -> None:
         for key in list(self.guests):
@@ -214,14 +242,14 @@ def _save(path: Path, image: Image.Image) -> Path:
     return path
 
 
-def _mask_of(painting: Sequence[bytes], guest: Guest) -> Mask:
+def _mask_of(layers: Sequence[Path], guest: Guest) -> Mask:
     """Raises DataError where nothing or everything was painted, or it is not of this picture."""
     alpha = np.zeros(guest.view_size[::-1], np.uint8)
-    for layer in painting:
+    for layer in layers:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(layer), formats=("PNG", "WEBP")) as image:
+                with Image.open(layer, formats=("PNG", "WEBP")) as image:
                     if image.size != guest.view_size:
                         raise DataError("What was painted is not of this picture. Open the picture again.")
                     alpha = np.maximum(alpha, np.asarray(image.convert("RGBA"))[..., 3])

@@ -29,11 +29,12 @@ _GET = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/assets
 _POST = ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset",
          "/gradio_api/component_server", "/gradio_api/component_server/")
 
-#: A browser that knows these asks nobody else for anything, and shows the page in nobody's frame.
+#: A browser that knows these asks nobody else for anything, and shows the page in nobody's frame. Gradio's canvas makes
+#: functions of strings ('unsafe-eval'), and its page has scripts in it ('unsafe-inline').
 _HEADERS = {
     "content-security-policy":
-        "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
         "object-src 'none'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from bricscli.errors import BricsError
-from bricscli.page.desk import MOST_VARIANTS, Choice, Desk, Filled, Stopped
+from bricscli.page.desk import MOST_VARIANTS, Choice, Desk, Filled, Painting, Stopped
 
 TITLE = "Fill a part of a picture"
 #: What is seen on any picture, and is no colour of many.
@@ -32,14 +32,15 @@ def build_page(desk: Desk) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\nOpen a picture and paint over what you want replaced. All the rest of it stays as it "
                     "is. Nothing leaves this computer.")
-        opened = gr.File(label="1. Open a picture, or drop one here", file_types=["image"], height=110,
+        opened = gr.File(label="1. Open a picture, or drop one here", file_types=["image"], height=140,
                          elem_id="open")
         message = gr.HTML(_message("PNG, JPEG or WebP, up to 16 megapixels."), elem_id="message")
-        painting = gr.ImageEditor(
-            label="2. Paint: what is pink will be replaced", sources=(), transforms=(), layers=False, format="png",
-            brush=gr.Brush(colors=[BRUSH], default_color=BRUSH, color_mode="fixed"), buttons=["fullscreen"],
-            visible=False, elem_id="painting", interactive=True)
-        _read_layers_only(painting)
+        with gr.Column(visible=False) as easel:
+            painting = gr.ImageEditor(
+                label="2. Paint: what is pink will be replaced", sources=(), transforms=(), layers=False, format="png",
+                brush=gr.Brush(colors=[BRUSH], default_color=BRUSH, color_mode="fixed"), buttons=["fullscreen"],
+                elem_id="painting", interactive=True, height="62vh")
+            _leave_files_alone(painting)
         with gr.Group(visible=False) as controls:
             with gr.Row():
                 method = gr.Radio([(METHODS[name], name) for name in desk.methods], value=desk.first.method,
@@ -56,6 +57,7 @@ def build_page(desk: Desk) -> gr.Blocks:
         with gr.Row():
             run = gr.Button("Fill it", variant="primary", visible=False, elem_id="run")
             stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+        state = gr.HTML(visible=False, elem_id="state")
         with gr.Column(visible=False, elem_id="results") as results:
             compared = gr.ImageSlider(label="4. Before and after: drag the line", buttons=["fullscreen"], format="png",
                                       max_height=640, elem_id="compare")
@@ -67,31 +69,31 @@ def build_page(desk: Desk) -> gr.Blocks:
                                  elem_classes="command", elem_id="command")
         made = gr.State(None)
 
-        after_opening = [opened, message, painting, controls, run, results]
+        after_opening = [opened, message, painting, easel, controls, run, state, results]
         choices = [painting, method, decoder, variants, seed, blend]
-        after_filling = [message, run, stop, results, compared, shown, save, save_mask, command, made]
+        after_filling = [state, run, stop, results, compared, shown, save, save_mask, command, made]
 
         def take(path: str | None, request: gr.Request) -> list[Any]:
             if path is None:
                 return [gr.skip()] * len(after_opening)
             try:
                 data = Path(path).read_bytes()
-                Path(path).unlink(missing_ok=True)
+                desk.remove({Path(path)})
                 guest = desk.open(_key(request), Path(path).name, data)
             except (BricsError, OSError) as error:
                 return [None, _message(_words(error), wrong=True), *[gr.skip()] * (len(after_opening) - 2)]
             text = f"{guest.name}, {guest.size[0]} × {guest.size[1]}. Paint over what is to be replaced."
             shown_there = gr.update(visible=True)
-            return [None, _message(text), gr.update(value=str(guest.view), visible=True), shown_there, shown_there,
-                    gr.update(visible=False)]
+            return [None, _message(text), str(guest.view), shown_there, shown_there, shown_there,
+                    gr.update(value="", visible=False), gr.update(visible=False)]
 
-        def fill(layers: list[bytes], method: str, decoder: str, variants: int, seed: int | None, blend: str,
+        def fill(painted: Painting, method: str, decoder: str, variants: int, seed: int | None, blend: str,
                  request: gr.Request, progress: gr.Progress = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008
             rest = [gr.skip()] * (len(after_filling) - 3)
-            yield [_message("At work."), gr.update(interactive=False), gr.update(visible=True), *rest]
+            yield [gr.update(value=_message("At work."), visible=True), gr.update(interactive=False), gr.update(visible=True), *rest]
             choice = Choice(method, decoder, int(variants), int(seed or 0), blend)
             try:
-                filled = desk.fill(_key(request), layers, choice, lambda share: progress(share, desc="Filling"))
+                filled = desk.fill(_key(request), painted, choice, lambda share: progress(share, desc="Filling"))
                 words, rest = _message(f"Done: {_count(len(filled.pictures))}."), _hand_over(filled)
             except Stopped as error:
                 words = _message(str(error))
@@ -113,7 +115,7 @@ def build_page(desk: Desk) -> gr.Blocks:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         opened.upload(take, opened, after_opening, concurrency_limit=2, **quiet)
         run.click(fill, choices, after_filling, concurrency_limit=1, api_visibility="private",
-                  show_progress_on=[message])
+                  show_progress_on=[state])
         stop.click(end, None, None, queue=False, **quiet)
         shown.input(show, [shown, made], [compared, save], **quiet)
         page.unload(leave)
@@ -146,14 +148,15 @@ def _words(error: Exception) -> str:
     return " ".join(error.lines) if isinstance(error, BricsError) else "The picture could not be read. Open it again."
 
 
-def _read_layers_only(painting: gr.ImageEditor) -> None:
-    """What was painted comes as bytes: gradio would decode the picture and all layers, of any format and size.
+def _leave_files_alone(painting: gr.ImageEditor) -> None:
+    """What was painted comes as files: gradio would decode them all, the picture too, of any format and size.
 
-    No subclass: gradio would write a .pyi file beside it.
+    No subclass: gradio would write a .pyi file beside it. So the component is never updated but by its value, of which
+    gradio makes no new one.
     """
 
-    def layers(payload: Any) -> list[bytes]:
-        blobs = painting.blob_storage.pop(payload.id, None) if payload is not None and payload.id else None
-        return [layer for layer in blobs.layers if layer] if blobs else []
+    def files(payload: Any) -> Painting:
+        layers, others = (payload.layers, [payload.background, payload.composite]) if payload else ([], [])
+        return Painting([Path(file.path) for file in layers], [Path(file.path) for file in others if file])
 
-    painting.preprocess = layers  # type: ignore[method-assign]
+    painting.preprocess = files  # type: ignore[method-assign]
