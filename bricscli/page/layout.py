@@ -37,16 +37,16 @@ def build_page(desk: Desk) -> gr.Blocks:
         message = gr.HTML(_message("PNG, JPEG or WebP, up to 16 megapixels."), elem_id="message")
         with gr.Column(visible=False) as easel:
             painting = gr.ImageEditor(
-                label="2. Paint: what is pink will be replaced", sources=(), transforms=(), layers=False, format="png",
+                label="2. Paint", sources=(), transforms=(), layers=False, format="png",
                 brush=gr.Brush(colors=[BRUSH], default_color=BRUSH, color_mode="fixed"), buttons=["fullscreen"],
-                elem_id="painting", interactive=True, height="62vh")
+                elem_id="painting", interactive=True, height="min(62vh, 100vw)")
             _leave_files_alone(painting)
         with gr.Group(visible=False) as controls:
             with gr.Row():
                 method = gr.Radio([(METHODS[name], name) for name in desk.methods], value=desk.first.method,
-                                  label="3. How", visible=len(desk.methods) > 1)
+                                  label="3. How", min_width=280, visible=len(desk.methods) > 1)
                 variants = gr.Slider(1, MOST_VARIANTS, value=desk.first.variants, step=1, label="How many to choose from",
-                                     elem_id="variants")
+                                     min_width=280, elem_id="variants")
             known = {desk.first.blend: desk.first.blend, **BLENDS}
             with gr.Accordion("More", open=False), gr.Row():
                 seed = gr.Number(desk.first.seed, label="Seed: another number fills otherwise", precision=0, minimum=0)
@@ -82,7 +82,7 @@ def build_page(desk: Desk) -> gr.Blocks:
                 guest = desk.open(_key(request), Path(path).name, data)
             except (BricsError, OSError) as error:
                 return [None, _message(_words(error), wrong=True), *[gr.skip()] * (len(after_opening) - 2)]
-            text = f"{guest.name}, {guest.size[0]} × {guest.size[1]}. Paint over what is to be replaced."
+            text = f"{guest.name}, {guest.size[0]} × {guest.size[1]}. What you paint is replaced; the rest stays."
             shown_there = gr.update(visible=True)
             return [None, _message(text), str(guest.view), shown_there, shown_there, shown_there,
                     gr.update(value="", visible=False), gr.update(visible=False)]
