@@ -123,7 +123,7 @@ def _check_page(image: Path | None, mask: str | None, out: Path | None, pairs: P
                 invert: bool) -> None:
     """Raises RecipeError for what is chosen on the page, DataError where it cannot be served."""
     from bricscli.errors import RecipeError
-    from bricscli.page.server import check_installed
+    from bricscli.page.place import check_installed
 
     given = {"IMAGE": image, "--mask": mask, "--out": out, "--pairs": pairs, "--window": window,
              "--invert": invert or None}

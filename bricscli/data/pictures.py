@@ -41,7 +41,8 @@ def read_picture(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS)
     try:
         image = _held(load_upright(data, max_pixels), _mode(data))
     except ImageError as error:
-        raise DataError(f"{where}: {error}. Save it anew as PNG with 8 bits of RGB, or choose another.") from error
+        remedy = "Make it smaller" if "megapixels" in str(error) else "Save it anew as PNG with 8 bits of RGB"
+        raise DataError(f"{where}: {error}. {remedy}, or choose another.") from error
     if min(image.size) < FEWEST_PIXELS:
         raise DataError(f"{where}: is {image.width}x{image.height}, too narrow to fill. Choose a picture of at least "
                         f"{FEWEST_PIXELS} pixels each way.")

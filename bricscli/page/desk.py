@@ -99,9 +99,9 @@ class Desk:
         self.inpainter, self.words, self.folder = inpainter, list(words), folder
         self.guests: dict[str, Guest] = {}
         self.decoders = ["asymmetric", "plain"] if inpainter.decoder else ["plain"]
-        self.methods = [method for method in inpainter.methods if self._can(method)]
-        self.first = replace(first, method=inpainter.choose(first.method or (self.methods or [None])[0]).method,
-                             decoder=self.decoders[0])
+        self.methods: list[str] = [method for method in inpainter.methods if self._can(method)]
+        method = inpainter.choose(first.method or next(iter(self.methods), None)).method
+        self.first = replace(first, method=method, decoder=self.decoders[0])
         self._check(self.first)
 
     def _can(self, method: str) -> bool:
@@ -119,15 +119,16 @@ class Desk:
         if not 1 <= choice.variants <= MOST_VARIANTS:
             raise RecipeError(f"--variants: {choice.variants} are not made at once here. Choose 1 to {MOST_VARIANTS}.")
         if choice.decoder not in self.decoders or choice.method not in self.methods:
-            raise RecipeError(f"--method {choice.method} with --decoder {choice.decoder}: is not there. Choose another.")
+            raise RecipeError(f"--method {choice.method} with --decoder {choice.decoder}: is not there. Choose "
+                              "another.")
 
     def open(self, key: str, name: str, data: bytes) -> Guest:
         """Takes the file of a picture; what the guest had before is gone. Raises DataError, and keeps what there was.
         """
         image = read_picture(data, name, MOST_PIXELS)
         if max(image.size) > NARROWEST * min(image.size):
-            raise DataError(f"{name}: is {image.width}x{image.height}, too narrow to paint on. Make a mask with another "
-                            "program, and use the command `brics inpaint`.")
+            raise DataError(f"{name}: is {image.width}x{image.height}, too narrow to paint on. Make a mask with "
+                            "another program, and use the command `brics inpaint`.")
         self.leave(key)
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
@@ -256,7 +257,7 @@ def _mask_of(layers: Sequence[Path], guest: Guest) -> Mask:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             raise DataError("What was painted could not be read. Open the picture again.") from None
     how = Image.Resampling.BOX if guest.view_size > guest.size else Image.Resampling.BILINEAR
-    mask: Mask = np.asarray(Image.fromarray(alpha).resize(guest.size, how)) >= _OPAQUE
+    mask = np.asarray(np.asarray(Image.fromarray(alpha).resize(guest.size, how)) >= _OPAQUE)
     if not mask.any():
         raise DataError("Nothing is painted yet. Paint over what is to be replaced.")
     if mask.all():

@@ -45,8 +45,8 @@ def build_page(desk: Desk) -> gr.Blocks:
             with gr.Row():
                 method = gr.Radio([(METHODS[name], name) for name in desk.methods], value=desk.first.method,
                                   label="3. How", min_width=280, visible=len(desk.methods) > 1)
-                variants = gr.Slider(1, MOST_VARIANTS, value=desk.first.variants, step=1, label="How many to choose from",
-                                     min_width=280, elem_id="variants")
+                variants = gr.Slider(1, MOST_VARIANTS, value=desk.first.variants, step=1, min_width=280,
+                                     label="How many to choose from", elem_id="variants")
             known = {desk.first.blend: desk.first.blend, **BLENDS}
             with gr.Accordion("More", open=False), gr.Row():
                 seed = gr.Number(desk.first.seed, label="Seed: another number fills otherwise", precision=0, minimum=0)
@@ -88,9 +88,10 @@ def build_page(desk: Desk) -> gr.Blocks:
                     gr.update(value="", visible=False), gr.update(visible=False)]
 
         def fill(painted: Painting, method: str, decoder: str, variants: int, seed: int | None, blend: str,
-                 request: gr.Request, progress: gr.Progress = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008
+                 request: gr.Request, progress: gr.Progress = gr.Progress()) -> Iterator[list[Any]]:
             rest = [gr.skip()] * (len(after_filling) - 3)
-            yield [gr.update(value=_message("At work."), visible=True), gr.update(interactive=False), gr.update(visible=True), *rest]
+            yield [gr.update(value=_message("At work."), visible=True), gr.update(interactive=False),
+                   gr.update(visible=True), *rest]
             choice = Choice(method, decoder, int(variants), int(seed or 0), blend)
             try:
                 filled = desk.fill(_key(request), painted, choice, lambda share: progress(share, desc="Filling"))

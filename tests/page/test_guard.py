@@ -34,7 +34,8 @@ class Inner:
 def ask(headers: dict[str, str] | list[tuple[str, str]], method: str = "GET", path: str = "/", kind: str = "http",
         silent: bool = False) -> tuple[int, dict[str, str], bytes, Inner]:
     """Status, headers and body of the answer, and what came through."""
-    inner, sent = Inner(), []
+    inner = Inner()
+    sent: list[MutableMapping[str, Any]] = []
     pairs = list(headers.items()) if isinstance(headers, dict) else headers
 
     async def receive() -> MutableMapping[str, Any]:
