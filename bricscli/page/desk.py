@@ -7,7 +7,6 @@ import secrets
 import shlex
 import shutil
 import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,8 +30,6 @@ MOST_VARIANTS = 8
 SMALLEST_VIEW, LARGEST_VIEW = 640, 1280
 #: The longer side to the shorter: nobody paints on a thread.
 NARROWEST = 20
-#: Seconds after which a file that came is of no page that is still being opened.
-_OLD = 60
 #: Of a stroke, in pixels of the picture, that is opaque enough, of 255.
 _OPAQUE = 128
 
@@ -96,7 +93,7 @@ class Desk:
     """
 
     def __init__(self, inpainter: Inpainter, words: Sequence[str], folder: Path, first: Choice = AT_FIRST) -> None:
-        self.inpainter, self.words, self.folder = inpainter, list(words), folder
+        self.inpainter, self.words, self.folder = inpainter, list(words), folder.resolve()
         self.guests: dict[str, Guest] = {}
         self.decoders = ["asymmetric", "plain"] if inpainter.decoder else ["plain"]
         self.methods: list[str] = [method for method in inpainter.methods if self._can(method)]
@@ -129,7 +126,7 @@ class Desk:
         if max(image.size) > NARROWEST * min(image.size):
             raise DataError(f"{name}: is {image.width}x{image.height}, too narrow to paint on. Make a mask with "
                             "another program, and use the command `brics inpaint`.")
-        self.leave(key)
+        self._forget(key)
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
         guest = Guest(folder, name, data, image.size)
@@ -147,6 +144,7 @@ class Desk:
         if guest is None:
             raise DataError("Open a picture first.")
         guest.stop.clear()
+        painting = Painting(self._sent(painting.layers), self._sent(painting.others))
         sent = {path for path in (*painting.layers, *painting.others) if guest.folder not in path.parents}
         self.remove(guest.sent - sent)
         guest.sent = sent
@@ -200,14 +198,23 @@ class Desk:
 
     def leave(self, key: str) -> None:
         """The page was closed: nothing of it stays."""
+        self._forget(key)
+        if not self.guests:  # what the page sent besides
+            for path in self.folder.glob("[0-9a-f]" * 64):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _forget(self, key: str) -> None:
         if guest := self.guests.pop(key, None):
             guest.stop.set()
             shutil.rmtree(guest.folder, ignore_errors=True)
             self.remove(guest.sent)
-        if not self.guests:  # what was sent, and then left lying
-            for path in self.folder.glob("[0-9a-f]" * 64):
-                if path.stat().st_mtime < time.time() - _OLD:
-                    shutil.rmtree(path, ignore_errors=True)
+
+    def _sent(self, paths: Sequence[Path]) -> list[Path]:
+        """Those that are in this folder. Raises DataError for any other: the page was not told of it."""
+        found = [path.resolve() for path in paths]
+        if not all(self.folder in path.parents for path in found):
+            raise DataError("What was painted could not be read. Open the picture again.")
+        return found
 
     def remove(self, sent: set[Path]) -> None:
         """Files from the page, and gradio's folders of one file each."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from bricscli.errors import BricsError
+from bricscli.errors import BricsError, RecipeError
 from bricscli.page.desk import MOST_VARIANTS, Choice, Desk, Filled, Painting, Stopped
 
 TITLE = "Fill a part of a picture"
@@ -40,7 +40,6 @@ def build_page(desk: Desk) -> gr.Blocks:
                 label="2. Paint", sources=(), transforms=(), layers=False, format="png",
                 brush=gr.Brush(colors=[BRUSH], default_color=BRUSH, color_mode="fixed"), buttons=["fullscreen"],
                 elem_id="painting", interactive=True, height="min(62vh, 100vw)")
-            _leave_files_alone(painting)
         with gr.Group(visible=False) as controls:
             with gr.Row():
                 method = gr.Radio([(METHODS[name], name) for name in desk.methods], value=desk.first.method,
@@ -87,14 +86,15 @@ def build_page(desk: Desk) -> gr.Blocks:
             return [None, _message(text), str(guest.view), shown_there, shown_there, shown_there,
                     gr.update(value="", visible=False), gr.update(visible=False)]
 
-        def fill(painted: Painting, method: str, decoder: str, variants: int, seed: int | None, blend: str,
-                 request: gr.Request, progress: gr.Progress = gr.Progress()) -> Iterator[list[Any]]:
+        def fill(painted: Any, method: Any, decoder: Any, variants: Any, seed: Any, blend: Any,
+                 request: gr.Request, progress: gr.Progress = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008
             rest = [gr.skip()] * (len(after_filling) - 3)
             yield [gr.update(value=_message("At work."), visible=True), gr.update(interactive=False),
                    gr.update(visible=True), *rest]
-            choice = Choice(method, decoder, int(variants), int(seed or 0), blend)
             try:
-                filled = desk.fill(_key(request), painted, choice, lambda share: progress(share, desc="Filling"))
+                choice = Choice(str(method), str(decoder), _whole(variants), _whole(seed), str(blend))
+                filled = desk.fill(_key(request), _painting(painted), choice,
+                                   lambda share: progress(share, desc="Filling"))
                 words, rest = _message(f"Done: {_count(len(filled.pictures))}."), _hand_over(filled)
             except Stopped as error:
                 words = _message(str(error))
@@ -115,7 +115,8 @@ def build_page(desk: Desk) -> gr.Blocks:
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         opened.upload(take, opened, after_opening, concurrency_limit=2, **quiet)
-        run.click(fill, choices, after_filling, concurrency_limit=1, api_visibility="private",
+        # As it was sent: gradio would decode what was painted, and the picture too, of any format and size.
+        run.click(fill, choices, after_filling, concurrency_limit=1, api_visibility="private", preprocess=False,
                   show_progress_on=[state])
         stop.click(end, None, None, queue=False, **quiet)
         shown.input(show, [shown, made], [compared, save], **quiet)
@@ -149,15 +150,19 @@ def _words(error: Exception) -> str:
     return " ".join(error.lines) if isinstance(error, BricsError) else "The picture could not be read. Open it again."
 
 
-def _leave_files_alone(painting: gr.ImageEditor) -> None:
-    """What was painted comes as files: gradio would decode them all, the picture too, of any format and size.
+def _painting(value: Any) -> Painting:
+    """Of what the page's canvas sends; anything else is no painting at all."""
+    def paths(files: Any) -> list[Path]:
+        return [Path(file["path"]) for file in files if isinstance(file, dict) and isinstance(file.get("path"), str)]
 
-    No subclass: gradio would write a .pyi file beside it. So the component is never updated but by its value, of which
-    gradio makes no new one.
-    """
+    if not isinstance(value, dict) or not isinstance(value.get("layers"), list):
+        return Painting([])
+    return Painting(paths(value["layers"]), paths([value.get("background"), value.get("composite")]))
 
-    def files(payload: Any) -> Painting:
-        layers, others = (payload.layers, [payload.background, payload.composite]) if payload else ([], [])
-        return Painting([Path(file.path) for file in layers], [Path(file.path) for file in others if file])
 
-    painting.preprocess = files  # type: ignore[method-assign]
+def _whole(value: Any) -> int:
+    """Raises RecipeError."""
+    try:
+        return int(value or 0)
+    except (TypeError, ValueError, OverflowError):
+        raise RecipeError("Seeds and numbers of variants are whole numbers.") from None

@@ -49,7 +49,8 @@ def ask(headers: dict[str, str] | list[tuple[str, str]], method: str = "GET", pa
     scope = {"type": kind, "method": method, "path": path,
              "headers": [(name.encode(), value.encode()) for name, value in pairs]}
     asyncio.run(Guard(inner, PORT, FOLDER)(scope, receive, send))
-    start = next((message for message in sent if "status" in message), {"status": 0, "headers": []})
+    start: MutableMapping[str, Any] = {"status": 0, "headers": []}
+    start = next((message for message in sent if "status" in message), start)
     body = b"".join(message.get("body", b"") for message in sent)
     return start["status"], {n.decode(): v.decode() for n, v in start["headers"]}, body, inner
 
