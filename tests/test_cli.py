@@ -36,6 +36,9 @@ COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"]
             ["table"], ["plot", "schedules"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"],
             ["eval", "spectrum"]]
 
+#: A decoder for the codes of AUTOENCODER.
+INPAINT = ["train-ae", "--recipe", "tiny/toy-inpaint.yaml", *AUTOENCODER[2:], "--set", "training.images=16"]
+
 #: latent-diffusion's first stage: codes that are no key codes, and no grids.
 GRIDLESS = ["--recipe", "tiny/toy.yaml", "--set", "training.images=8", "--set", "encoder.channels=8",
             "--set", "bottleneck={kind: kl, channels: 4}", "--set", "retrieval.kind=none",
@@ -509,6 +512,23 @@ def make_pictures_to_fill(folder: Path) -> None:
     (folder / "misfit.csv").write_text("image,mask\ncat.png,small.png\n")
 
 
+def test_a_decoder_for_inpainting(world: World, fork: Server, tmp_path: Path) -> None:
+    """Begun with the autoencoder's weights; the same command again, also without --from, leaves it as it is."""
+    for part in ("data", "runs"):
+        shutil.copytree(world.path / part, tmp_path / part)
+    words = [*INPAINT, "--run", "runs/inpaint"]
+    done = fork(tmp_path, *words, "--from", "runs/toy", "--dry-run")
+    assert done.code == 0 and "decoder " in done.out and not (tmp_path / "runs" / "inpaint").exists()
+    done = fork(tmp_path, *words, "--from", "runs/toy")
+    assert done.code == 0, done.err
+    (newest,) = list_checkpoints(tmp_path / "runs" / "toy" / "checkpoints")
+    info = json.loads((tmp_path / "runs" / "inpaint" / "run.json").read_text())
+    assert info["from"] == {"run": "toy", "digest": checkpoint_digest(newest)}
+    for again in (words, [*words, "--from", "runs/toy"]):
+        done = fork(tmp_path, *again)
+        assert done.code == 0 and "already trained" in done.err + done.out
+
+
 @pytest.fixture(scope="module")
 def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the world with everything in it that can be got wrong."""
@@ -546,8 +566,8 @@ def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
-INPAINT = ["inpaint", "fill/cat.png", "--out", "new", "--mask"]
-INPAINT_WELL = [*INPAINT, "fill/mask.png"]
+FILL = ["inpaint", "fill/cat.png", "--out", "new", "--mask"]
+FILL_WELL = [*FILL, "fill/mask.png"]
 
 
 def inpaint(picture: str) -> list[str]:
@@ -601,6 +621,12 @@ WRONG: list[tuple[list[str], int, str]] = [
     ([*TRAIN, "--run", "new", "--set", "losses.perceptual=5"], 3,
      "vgg16-397923af.pth: missing.*no-weights.*no-torch.*download.pytorch.org"),
     (["train-ae", "--recipe", "church64x4.yaml", "--data", "data/toy", "--run", "new"], 3, "images of 32 pixels"),
+    ([*INPAINT, "--run", "new"], 2, "--from: decoder.conditional makes another decoder .* Pass its run"),
+    ([*INPAINT, "--run", "new", "--from", "nowhere"], 3, "nowhere: no such run"),
+    ([*INPAINT, "--run", "new", "--from", "runs/toy-diffusion"], 4, "is the run of a diffusion model"),
+    ([*INPAINT, "--run", "new", "--from", "gridless"], 4, "gridless: makes other codes than the recipe"),
+    ([*INPAINT, "--run", "new", "--set", "decoder.conditional.masks=round"], 2, "conditional.masks: must be `thin`"),
+    ([*TRAIN, "--run", "new", "--from", "runs/toy"], 2, "--from: is for recipes with decoder.conditional"),
     (["encode", "--run", "runs/toi"], 3, "runs/toi: no such run. There are: .*toy"),
     (["encode", "--run", "empty"], 3, "empty: is not a run"),
     (["encode", "--run", "runs/toy-diffusion"], 4, "is the run of a diffusion model"),
@@ -655,17 +681,17 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["sample", "-n", "1", "--out", "damaged-samples"], 3, "damaged-samples/manifest.json: is missing or damaged"),
     (["sample", "-n", "1", "--out", "data/toy"], 3, "data/toy: holds images, not samples"),
     (["sample", "-n", "1", "--device", "tpu"], 2, "--device: `tpu` is unknown"),
-    ([*INPAINT, "fill/small.png"], 3, "small.png: is 20x15, the picture is 40x30"),
-    ([*INPAINT, "fill/black.png"], 3, "black.png: has nothing white"),
-    ([*INPAINT, "fill/white.png"], 3, "white.png: is white all over"),
-    ([*INPAINT, "fill/three.png"], 3, "three.png: is not black and white .*--invert"),
-    ([*INPAINT, "fill/corrupt.png"], 3, "corrupt.png: "),
-    ([*INPAINT, "fill/text.png"], 3, "text.png: not an image"),
-    ([*INPAINT, "nowhere.png"], 3, "nowhere.png: no such mask"),
-    ([*INPAINT, "fill/masks"], 3, "fill/masks: has no mask of that name for fill/cat.png"),
-    ([*INPAINT, "alpha"], 3, "cat.png: has no transparent parts"),
-    ([*INPAINT, "thick"], 2, "--mask: `thick` is drawn from a seed. Write thick:0"),
-    ([*INPAINT, "round:1"], 2, "--mask: `round` is no kind of mask that is drawn. There are: thin, medium"),
+    ([*FILL, "fill/small.png"], 3, "small.png: is 20x15, the picture is 40x30"),
+    ([*FILL, "fill/black.png"], 3, "black.png: has nothing white"),
+    ([*FILL, "fill/white.png"], 3, "white.png: is white all over"),
+    ([*FILL, "fill/three.png"], 3, "three.png: is not black and white .*--invert"),
+    ([*FILL, "fill/corrupt.png"], 3, "corrupt.png: "),
+    ([*FILL, "fill/text.png"], 3, "text.png: not an image"),
+    ([*FILL, "nowhere.png"], 3, "nowhere.png: no such mask"),
+    ([*FILL, "fill/masks"], 3, "fill/masks: has no mask of that name for fill/cat.png"),
+    ([*FILL, "alpha"], 3, "cat.png: has no transparent parts"),
+    ([*FILL, "thick"], 2, "--mask: `thick` is drawn from a seed. Write thick:0"),
+    ([*FILL, "round:1"], 2, "--mask: `round` is no kind of mask that is drawn. There are: thin, medium"),
     (inpaint("corrupt.png"), 3, "corrupt.png: "),
     (inpaint("text.png"), 3, "text.png: not an image"),
     (inpaint("huge.png"), 3, "huge.png: more than 100 megapixels"),
@@ -684,33 +710,33 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["inpaint", "--out", "new", "--pairs", "fill/lost.csv"], 3, "lost.csv:2: .*nowhere.png: no such mask"),
     (["inpaint", "--out", "new", "--pairs", "fill/misfit.csv"], 3, "misfit.csv:2: .*small.png: is 20x15"),
     (["inpaint", "--out", "new", "--pairs", "fill/cat.png"], 3, "cat.png: is not text"),
-    ([*INPAINT_WELL, "--pairs", "fill/pairs.csv"], 2, "Leave IMAGE and --mask out"),
-    ([*INPAINT_WELL, "--method", "paint"], 2, "--method: `paint` is unknown. There are: blended, repaint, concat"),
-    ([*INPAINT_WELL, "--method", "concat"], 4, "--method: toy-diffusion was not trained to fill holes"),
-    ([*INPAINT_WELL, "--method", "repaint", "--sampler", "heun"], 2, "`repaint` goes by ddpm or ddim, not by `heun`"),
-    ([*INPAINT_WELL, "--resamplings", "3"], 2, "--resamplings: belongs to `repaint`"),
-    ([*INPAINT_WELL, "--jump", "3"], 2, "--jump: belongs to `repaint`"),
-    ([*INPAINT_WELL, "--grow", "-1"], 2, "--grow: -1 is out of range"),
-    ([*INPAINT_WELL, "--variants", "0"], 2, "--variants: 0 is out of range"),
-    ([*INPAINT_WELL, "--seed", "-1"], 2, "--seed: -1 is too small"),
-    ([*INPAINT_WELL, "--blend", "paist"], 2, "--blend: `paist` is unknown. There are: none, paste, feather:8"),
-    ([*INPAINT_WELL, "--window", "all"], 2, "--window: `all` is unknown. There are: crop, tile"),
-    ([*INPAINT_WELL, "--window", "tile", "--blend", "none"], 2, "--blend: `none` needs a hole that fits"),
-    ([*INPAINT_WELL, "--decoder", "large"], 2, "--decoder: `large` is unknown. There are: asymmetric, plain"),
-    ([*INPAINT_WELL, "--decoder", "asymmetric"], 3, "--decoder: there is no mask-conditioned decoder of autoencoder"),
-    ([*INPAINT_WELL, "--autoencoder", "runs/toy"], 4, "runs/toy: its decoder cannot be told what is kept"),
-    ([*INPAINT_WELL, "--sampler", "euler"], 2, "--sampler: `euler` is unknown"),
-    ([*INPAINT_WELL, "--class", "cat"], 2, "--class: toy-diffusion was trained without classes"),
-    ([*INPAINT_WELL, "--ema", "0.5"], 2, "--ema: .* has no average of decay 0.5"),
-    ([*INPAINT_WELL, "--device", "tpu"], 2, "--device: `tpu` is unknown"),
-    ([*INPAINT_WELL, "--run", "runs/toy"], 4, "runs/toy: is the run of an autoencoder, not of a diffusion model"),
-    ([*INPAINT_WELL, "--run", "nowhere"], 3, "nowhere: no such run"),
-    ([*INPAINT_WELL, "--out", "in-the-way"], 3, "in-the-way: is not a folder"),
-    ([*INPAINT_WELL, "--out", "READ-ONLY/filled"], 3, "READ-ONLY/filled: cannot be written"),
-    ([*INPAINT_WELL, "--out", "other"], 3, "other: holds images that `brics inpaint` did not make"),
-    ([*INPAINT_WELL, "--out", "fill"], 3, "fill: is the folder of the pictures"),
-    ([*INPAINT_WELL, "--out", "samples"], 3, "samples: holds samples, not filled pictures"),
-    ([*INPAINT_WELL, "--out", "data/toy"], 3, "data/toy: holds images, not filled pictures"),
+    ([*FILL_WELL, "--pairs", "fill/pairs.csv"], 2, "Leave IMAGE and --mask out"),
+    ([*FILL_WELL, "--method", "paint"], 2, "--method: `paint` is unknown. There are: blended, repaint, concat"),
+    ([*FILL_WELL, "--method", "concat"], 4, "--method: toy-diffusion was not trained to fill holes"),
+    ([*FILL_WELL, "--method", "repaint", "--sampler", "heun"], 2, "`repaint` goes by ddpm or ddim, not by `heun`"),
+    ([*FILL_WELL, "--resamplings", "3"], 2, "--resamplings: belongs to `repaint`"),
+    ([*FILL_WELL, "--jump", "3"], 2, "--jump: belongs to `repaint`"),
+    ([*FILL_WELL, "--grow", "-1"], 2, "--grow: -1 is out of range"),
+    ([*FILL_WELL, "--variants", "0"], 2, "--variants: 0 is out of range"),
+    ([*FILL_WELL, "--seed", "-1"], 2, "--seed: -1 is too small"),
+    ([*FILL_WELL, "--blend", "paist"], 2, "--blend: `paist` is unknown. There are: none, paste, feather:8"),
+    ([*FILL_WELL, "--window", "all"], 2, "--window: `all` is unknown. There are: crop, tile"),
+    ([*FILL_WELL, "--window", "tile", "--blend", "none"], 2, "--blend: `none` needs a hole that fits"),
+    ([*FILL_WELL, "--decoder", "large"], 2, "--decoder: `large` is unknown. There are: asymmetric, plain"),
+    ([*FILL_WELL, "--decoder", "asymmetric"], 3, "--decoder: there is no mask-conditioned decoder of autoencoder"),
+    ([*FILL_WELL, "--autoencoder", "runs/toy"], 4, "runs/toy: its decoder cannot be told what is kept"),
+    ([*FILL_WELL, "--sampler", "euler"], 2, "--sampler: `euler` is unknown"),
+    ([*FILL_WELL, "--class", "cat"], 2, "--class: toy-diffusion was trained without classes"),
+    ([*FILL_WELL, "--ema", "0.5"], 2, "--ema: .* has no average of decay 0.5"),
+    ([*FILL_WELL, "--device", "tpu"], 2, "--device: `tpu` is unknown"),
+    ([*FILL_WELL, "--run", "runs/toy"], 4, "runs/toy: is the run of an autoencoder, not of a diffusion model"),
+    ([*FILL_WELL, "--run", "nowhere"], 3, "nowhere: no such run"),
+    ([*FILL_WELL, "--out", "in-the-way"], 3, "in-the-way: is not a folder"),
+    ([*FILL_WELL, "--out", "READ-ONLY/filled"], 3, "READ-ONLY/filled: cannot be written"),
+    ([*FILL_WELL, "--out", "other"], 3, "other: holds images that `brics inpaint` did not make"),
+    ([*FILL_WELL, "--out", "fill"], 3, "fill: is the folder of the pictures"),
+    ([*FILL_WELL, "--out", "samples"], 3, "samples: holds samples, not filled pictures"),
+    ([*FILL_WELL, "--out", "data/toy"], 3, "data/toy: holds images, not filled pictures"),
     (["eval", "reconstruction"], 3, "alexnet-owt-7be5be79.pth: missing.*no-weights.*no-torch.*download.pytorch.org"),
     (["eval", "reconstruction", "--metrics", "psnr,sim"], 2, "`sim` is unknown. Did you mean `ssim`"),
     (["eval", "reconstruction", "--metrics", "psnr", "--run", "nowhere"], 3, "nowhere: no such run"),

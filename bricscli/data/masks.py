@@ -255,20 +255,22 @@ def pool_mask(mask: BoolArray, factor: int) -> BoolArray:
     height, width = mask.shape
     if factor < 1 or height % factor or width % factor:
         raise ValueError(f"a mask of {width}x{height} cannot be divided into cells of {factor}")
-    return mask.reshape(height // factor, factor, width // factor, factor).any((1, 3))
+    return np.asarray(mask.reshape(height // factor, factor, width // factor, factor).any((1, 3)))
 
 
 def grow_mask(mask: BoolArray, n: int) -> BoolArray:
     """The mask and all cells that are at most `n` rows and columns away from it: dilation by a square."""
     if n < 0:
         raise ValueError(f"a mask cannot grow by {n}")
-    for axis in (0, 1):
-        # A cell is replaced where the count of replaced cells rises within n before and after it.
-        counts = np.cumsum(np.insert(mask, 0, False, axis), axis)
-        places, last = np.arange(mask.shape[axis]), mask.shape[axis]
-        after, before = np.minimum(places + n + 1, last), np.maximum(places - n, 0)
-        mask = counts.take(after, axis) > counts.take(before, axis)
-    return mask
+    return _grow_rows(_grow_rows(mask, n).T, n).T
+
+
+def _grow_rows(mask: BoolArray, n: int) -> BoolArray:
+    """A cell is replaced where the count of replaced cells above it rises within n before and after it."""
+    counts = np.vstack([np.zeros_like(mask[:1], np.int64), np.cumsum(mask, 0)])
+    places = np.arange(len(mask))
+    grown: BoolArray = counts[np.minimum(places + n + 1, len(mask))] > counts[np.maximum(places - n, 0)]
+    return grown
 
 
 def _where(source: Path | bytes) -> str:

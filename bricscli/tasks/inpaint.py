@@ -79,7 +79,7 @@ def inpaint_to_folder(inpainter: Inpainter, pairs: Sequence[Pair], out: Path, *,
             done = progress.done
 
             def show(share: float, done: int = done, count: int = len(part)) -> None:
-                progress.show(done + int(share * count) if share < 1 else done + count - 1)
+                progress.show(done, f"{share:.0%} of the next {count}")
 
             filled = inpainter.fill_all(jobs, method=method, blend=blend, window=window, progress=show)
             pngs = [(pair.name, variant, encode_variant(image, settings, pictures[pair.name], variant))

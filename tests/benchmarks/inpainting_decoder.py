@@ -1,6 +1,6 @@
 """What a decoder that is told the kept pixels does to them and beside them: Asymmetric VQGAN's Table 2 in our form.
 
-python tests/benchmarks/inpainting_decoder.py --data DATA --base RUN [NAME=RUN ...] [--sheet FILE.png]
+python tests/benchmarks/inpainting_decoder.py --data DATA --base RUN [NAME=RUN ...] [--sheet FILE.png] [--json FILE]
 
 Codes are those of the whole pictures, so that every difference is the decoder's; masks are LaMa's (kinds below, seed 0,
 one for each picture of the validation split). In [0, 1], means over pictures:
@@ -13,9 +13,11 @@ one for each picture of the validation split). In [0, 1], means over pictures:
 """
 
 import argparse
-import json
+import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +29,10 @@ from bricscli.data.images import decode_image, encode_png, sheet
 from bricscli.data.loader import in_order
 from bricscli.data.masks import draw_mask, grow_mask
 from bricscli.data.shards import ShardSet
+from bricscli.files import write_json
+from bricscli.run.checkpoint import load_checkpoint
 from bricscli.run.directory import RunDirectory
+from bricscli.run.provenance import describe_process
 from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder
 from bricscli.tasks.train_ae import reconstruct_uint8
 
@@ -59,13 +64,14 @@ class Sums:
 
 
 def main() -> None:
-    """Prints the table, and as JSON the same."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--kind", default="thick")
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("runs", nargs="*", help="NAME=RUN")
     arguments = parser.parse_args()
     models = {name: load_autoencoder(RunDirectory.open(Path(path)), CPU)
@@ -75,7 +81,18 @@ def main() -> None:
     print(f"{'':26}" + "".join(f"{name:>13}" for name in names))
     for row, numbers in table.items():
         print(f"{row:26}" + "".join(f"{numbers[name]:13.6f}" if name in numbers else f"{'-':>13}" for name in names))
-    print(json.dumps(table))
+    if arguments.json:
+        versions = describe_process()
+        del versions["argv"]
+        write_json(arguments.json, {
+            "what": "reconstructions with and without a mask; errors in [0, 1], squared but for the seam; PSNR in dB",
+            "versions": versions, "device": "cpu", "kind": arguments.kind, "images": arguments.images,
+            "trained": {name: RunDirectory.open(loaded.weights_path.parents[1]).info["overrides"]
+                        for name, loaded in models.items()},
+            "images_seen": {name: load_checkpoint(loaded.weights_path).state["images_seen"]
+                            for name, loaded in models.items()},
+            "command": "python " + shlex.join(sys.argv), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rows": table})
 
 
 def measure(models: dict[str, LoadedAutoencoder], data: ShardSet, kind: str, count: int,

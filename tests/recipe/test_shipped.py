@@ -1,10 +1,15 @@
 """The recipes that come with the program."""
 
+from typing import get_args
+
 import pytest
 
+from bricscli.data.masks import KINDS
 from bricscli.errors import RecipeError
-from bricscli.recipe.load import dump_recipe, find_recipe, list_recipes, load_recipe, parse_recipe
-from bricscli.recipe.recipes import DiffusionRecipe
+from bricscli.recipe.diffusion_specs import InpaintSpec
+from bricscli.recipe.load import differing_keys, dump_recipe, find_recipe, list_recipes, load_recipe, parse_recipe
+from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.recipe.specs import ConditionalSpec, StyleDecoderSpec
 
 COMPLETE = [name for name in list_recipes() if not name.startswith("base/")]
 
@@ -86,3 +91,30 @@ def test_header_names_the_command(name: str) -> None:
     header = [line for line in path.read_text("utf-8").splitlines() if line.startswith("#")]
     command = "train-ae" if recipe.kind == "autoencoder" else "train-diffusion"
     assert sum(line.startswith(f"# Command:  brics {command} --recipe {name}") for line in header) == 1
+
+
+def test_every_kind_of_mask_has_its_name_in_recipes() -> None:
+    for spec in (ConditionalSpec, InpaintSpec):
+        assert get_args(spec.model_fields["masks"].annotation) == tuple(KINDS)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPLETE if name.endswith("-inpaint-diffusion.yaml")])
+def test_a_denoiser_that_inpaints_is_its_base_but_for_what_it_sees(name: str) -> None:
+    recipe, base = load_recipe(name), load_recipe(name.replace("-inpaint", ""))
+    assert differing_keys(base, recipe) == ["conditioning: None -> (none)", "conditioning.kind: (none) -> 'inpaint'",
+                                            "conditioning.masks: (none) -> 'mixed'"]
+
+
+@pytest.mark.parametrize("name", [name for name in COMPLETE if "inpaint" in name and "diffusion" not in name])
+def test_a_conditional_decoder_is_for_the_codes_of_its_base(name: str) -> None:
+    """Of the recipe that it extends, from which its run begins; a larger one keeps what it needs of the narrow one."""
+    recipe = load_recipe(name)
+    base = load_recipe(name.replace("-large", "").replace("-inpaint", ""))
+    assert isinstance(recipe, AutoencoderRecipe) and isinstance(base, AutoencoderRecipe)
+    for part in ("encoder", "bottleneck", "retrieval", "data"):
+        assert getattr(recipe, part) == getattr(base, part)
+    assert isinstance(recipe.decoder, StyleDecoderSpec) and isinstance(base.decoder, StyleDecoderSpec)
+    assert recipe.decoder.conditional is not None and base.decoder.conditional is None
+    wider = [ours / theirs for ours, theirs in zip(recipe.decoder.channels, base.decoder.channels, strict=True)]
+    assert set(wider) == {1.5 if "large" in name else 1.0}
+    assert recipe.decoder.extra_layers == ("large" in name)

@@ -177,10 +177,10 @@ def test_an_interrupt_keeps_what_was_drawn(trained: Trained, tmp_path: Path, mon
                                            format: str) -> None:
     decode, calls = Autoencoder.decode, itertools.count()
 
-    def interrupted(self: Autoencoder, code: Tensor) -> Tensor:
+    def interrupted(self: Autoencoder, code: Tensor, *kept: Any) -> Tensor:
         if next(calls) == 3:
             raise KeyboardInterrupt
-        return decode(self, code)
+        return decode(self, code, *kept)
 
     monkeypatch.setattr(Autoencoder, "decode", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -4,12 +4,15 @@ Y: the picture, 0 where it is replaced; m: 1 = replaced, 0 = kept. A light encod
 each resolution of the decoder, which are blended into its own: f_dec m + f_E (1 - m) (Eq. 4), or by concatenation
 (Table 3).
 
-Differs from the paper: plain convolutions that see the mask as a fourth channel, in place of partial ones; no norm. The
-last blend is that of the image itself, so that the kept pixels come out as they went in: their decoder has to learn to
-copy them (Pre_error 2.6e-5). What is left to learn is the replaced part, which sees them at every resolution.
-Differs from the paper, concatenation: its 1x1 convolution begins as the decoder's own features (they begin at random).
+Differs from the paper: plain convolutions that see the mask as a fourth channel, in place of partial ones; no norm.
+Differs from the paper: training begins with the decoder as it was. f_E is what E adds to f_dec, so that Eq. 4 becomes
+f_dec + f_E (1 - m), at first with f_E = 0; the 1x1 convolution of a concatenation at first gives f_dec.
+Differs from the paper: the last blend is that of the image itself, so that the kept pixels come out as they went in:
+their decoder has to learn to copy them (Pre_error 2.6e-5). Before it, what the decoder got wrong in the kept pixels,
+which is known, is continued across the mask's edge by a few convolutions, at first by 0: no seam as of pasting.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from bricscli.nn.layers import zero_
 
 Blend = Literal["addition", "concatenation"]
 
@@ -46,6 +51,7 @@ class Kept:
 
 #: f_E (1 - m) and m, of each blend.
 Known = Sequence[tuple[Tensor, Tensor]]
+_REACH = (1, 2, 4, 1)  #: dilations of the convolutions that continue errors: up to 8 pixels
 
 
 class Conditional(nn.Module):
@@ -70,6 +76,14 @@ class Conditional(nn.Module):
         self.mix = nn.ModuleList()
         if blend == "concatenation":
             self.mix.extend(_passes_on(2 * width + 1, width) for _, width in places)
+        else:
+            for head in self.heads:
+                zero_(head)
+        self.reach, wide = nn.ModuleList(), [4, *[channels] * (len(_REACH) - 1), 3]
+        for (inputs, outputs), far in zip(itertools.pairwise(wide), _REACH, strict=True):
+            # Without biases: where nothing is kept there is nothing to continue.
+            self.reach.append(nn.Conv2d(inputs, outputs, 3, padding=far, dilation=far, bias=False))
+        zero_(self.reach[-1])
 
     def forward(self, kept: Kept) -> Known:
         """What every blend adds, in the decoder's order."""
@@ -90,10 +104,19 @@ class Conditional(nn.Module):
         if self.blend_kind == "addition":
             if known is None:
                 return x
-            features, m = known[place]
-            return x * m.to(x.dtype) + features.to(x.dtype)
+            features, _ = known[place]
+            return x + features.to(x.dtype)
         features, m = (torch.zeros_like(x), torch.ones_like(x[:, :1])) if known is None else known[place]
         return self.mix[place](torch.cat([x, features.to(x.dtype), m.to(x.dtype)], 1))
+
+
+    def finish(self, image: Tensor, kept: Kept) -> Tensor:
+        """The decoder's image, its errors in the kept pixels continued, and those pixels over it."""
+        stays = 1 - (kept.mask > 0.5).to(image.dtype)
+        x = torch.cat([(kept.masked.to(image.dtype) - image) * stays, stays], 1)
+        for number, conv in enumerate(self.reach):
+            x = conv(F.silu(x) if number else x)
+        return kept.over(image + x)
 
 
 class Blender:
@@ -109,6 +132,11 @@ class Blender:
     def __call__(self, x: Tensor) -> Tensor:
         self.place += 1
         return x if self.condition is None else self.condition.blend(self.place - 1, x, self.known)
+
+
+def finish(condition: Conditional | None, image: Tensor, kept: Kept | None) -> Tensor:
+    """What a decoder gives of its image."""
+    return image if condition is None or kept is None else condition.finish(image, kept)
 
 
 class LightBlock(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bricscli.nn.decoders.conditional import Blender, Conditional, Kept
+from bricscli.nn.decoders.conditional import Blender, Conditional, Kept, finish
 from bricscli.nn.layers import Attention, Norm, ResidualBlock, SelfAttention, Upsample, group_norm
 
 
@@ -62,7 +62,7 @@ class ConvDecoder(nn.Module):
         for x in self._layers(features, kept):  # noqa: B007 (the last of them)
             pass
         image = self.out(F.silu(self.norm(x, *self.norm_inputs(features))))
-        return image if kept is None else kept.over(image)
+        return finish(self.condition, image, kept)
 
     def iter_features(self, features: Tensor) -> Iterator[Tensor]:
         """After the middle, and after the blocks of each resolution with their upsampling: `(B, C, H, W)`.

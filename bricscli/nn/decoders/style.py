@@ -9,13 +9,13 @@ Differs from StyleGAN2 (arXiv:1912.04958): no per-pixel noise inputs, for a reco
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bricscli.nn.decoders.conditional import Blender, Conditional, Kept
+from bricscli.nn.decoders.conditional import Blender, Conditional, Kept, finish
 from bricscli.nn.layers import SQRT2, ScaledLinear, fir_filter, fir_kernel, fir_upsample
 
 
@@ -144,7 +144,7 @@ class StyleDecoder(nn.Module):
         for level, (x, to_rgb) in enumerate(zip(self._levels(features, w, kept), self.to_rgb, strict=True)):
             rgb = to_rgb(x, w)
             image = fir_upsample(image, self.fir) + rgb if level else rgb
-        return image if kept is None else kept.over(image)
+        return finish(self.condition, image, kept)
 
     def iter_features(self, features: Tensor) -> Iterator[Tensor]:
         """What each level hands to the next and to its ToRGB: `(B, channels[i], H_d 2^i, W_d 2^i)`."""
@@ -173,7 +173,7 @@ class StyleDecoder(nn.Module):
         blend = Blender(self.condition, kept)
         for level, (first, second, extra) in enumerate(zip(self.first, self.second, self.extra, strict=True), start=1):
             x = second(blend(first(x, w)), w)
-            for layer in extra:
+            for layer in cast(nn.ModuleList, extra):
                 x = layer(x, w)
             x = blend(x) if level < len(self.first) else x
             yield x

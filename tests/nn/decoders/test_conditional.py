@@ -48,6 +48,13 @@ def make(kind: str, blend: str | None) -> Decoder:
     return made
 
 
+def learn(decoder: Decoder) -> None:
+    """What begins without a say in the image gets one."""
+    for name, parameter in decoder.named_parameters():
+        if name.startswith(("condition.mix", "condition.heads", "condition.reach")) and name.endswith("weight"):
+            nn.init.normal_(parameter, std=0.3)
+
+
 def block() -> Tensor:
     return torch.randn(2, 6, 4, 4, generator=torch.Generator().manual_seed(2))
 
@@ -80,9 +87,7 @@ def test_what_is_replaced_is_not_seen(kind: str, blend: str) -> None:
 def test_what_is_kept_is_seen_across_the_edge(kind: str, blend: str) -> None:
     """Also by what lies a few pixels inside, through the coarser features."""
     decoder, kept = make(kind, blend), known()
-    assert decoder.condition is not None
-    for mix in decoder.condition.mix:
-        nn.init.normal_(mix.weight)  # which begins without what is kept
+    learn(decoder)
     other = Kept(known(9).image, kept.mask)
     change = (decoder(block(), kept) - decoder(block(), other)).abs().amax(1)
     assert (change[0, :, 7] > 0).all() and (change[0, 4:-4, 9] > 1e-6).any()
@@ -90,31 +95,39 @@ def test_what_is_kept_is_seen_across_the_edge(kind: str, blend: str) -> None:
 
 
 def test_with_nothing_kept_it_is_the_plain_decoder(kind: str, blend: str) -> None:
-    """Bit for bit by addition, and by concatenation as it begins; told so, or told nothing."""
+    """Bit for bit by addition, whatever it has learned, and by concatenation as it begins; told so, or told nothing."""
     plain, decoder = make(kind, None), make(kind, blend)
-    with torch.no_grad():
-        wanted = plain(block())
-        assert torch.equal(decoder(block()), wanted)
-        torch.testing.assert_close(decoder(block(), known(full=True)), wanted, rtol=1e-5, atol=1e-5)
-    for mix in decoder.condition.mix if decoder.condition else []:
-        nn.init.normal_(mix.weight)
-    torch.testing.assert_close(decoder(block(), known(full=True)), decoder(block()), rtol=1e-5, atol=1e-5)
+    if blend == "addition":
+        learn(decoder)
+    wanted = plain(block())
+    assert torch.equal(decoder(block()), wanted) and torch.equal(decoder(block(), known(full=True)), wanted)
     for ours, theirs in zip(decoder.iter_features(block()), plain.iter_features(block()), strict=True):
-        assert ours.shape == theirs.shape and (blend == "concatenation" or torch.equal(ours, theirs))
+        assert torch.equal(ours, theirs)
+    learn(decoder)
+    torch.testing.assert_close(decoder(block(), known(full=True)), decoder(block()), rtol=1e-5, atol=1e-5)
 
 
-def test_concatenation_begins_as_the_decoder() -> None:
-    """Also where something is kept, up to the last blend."""
-    plain, decoder = make("style", None), make("style", "concatenation")
+def test_training_begins_with_the_plain_decoder(kind: str, blend: str) -> None:
+    """With the kept pixels over its image."""
     kept = known()
-    assert torch.equal(decoder(block(), kept), kept.over(plain(block())))
+    assert torch.equal(make(kind, blend)(block(), kept), kept.over(make(kind, None)(block())))
+
+
+def test_errors_in_kept_pixels_are_continued() -> None:
+    """By convolutions without biases, which begin without a say."""
+    condition = Conditional(places=[(0, 3)], channels=4, blocks=1, blend="addition")
+    kept, image = known(), torch.randn(2, 3, 16, 16)
+    assert torch.equal(condition.finish(image, kept), kept.over(image))
+    for conv in condition.reach:
+        nn.init.normal_(conv.get_parameter("weight"))
+    away = condition.finish(image, kept)[0, :, :, 7:] - image[0, :, :, 7:]
+    assert away[:, :, 0].abs().min() > 0 and away[:, :, 8:].abs().max() == 0, "8 pixels far and no more"
 
 
 def test_features_with_nothing_kept(kind: str, blend: str) -> None:
     """What the latent perceptual loss asks for is what the image is made of."""
     decoder = make(kind, blend)
-    for mix in decoder.condition.mix if decoder.condition else []:
-        nn.init.normal_(mix.weight)
+    learn(decoder)
     *_, last = decoder.iter_features(block())
     if isinstance(decoder, ConvDecoder):
         image = decoder.out(F.silu(decoder.norm(last, *decoder.norm_inputs(block()))))
@@ -123,9 +136,11 @@ def test_features_with_nothing_kept(kind: str, blend: str) -> None:
 
 
 def test_equation_4() -> None:
-    """f_dec m + f_E (1 - m), the mask nearest-resized, at each resolution."""
+    """f_dec m + f_E (1 - m), f_E on f_dec, the mask nearest-resized, at each resolution."""
     torch.manual_seed(0)
     condition = Conditional(places=[(2, 5), (1, 4), (0, 3)], channels=4, blocks=2, blend="addition")
+    for head in condition.heads:
+        nn.init.normal_(head.get_parameter("weight"))
     kept = known()
     told = condition(kept)
     for place, (halvings, width) in enumerate([(2, 5), (1, 4), (0, 3)]):
@@ -134,18 +149,17 @@ def test_equation_4() -> None:
         m = kept.mask[:, :, ::1 << halvings, ::1 << halvings]
         f_e = told[place][0]
         assert (f_e * m).abs().max() == 0 and f_e.abs().max() > 0
-        torch.testing.assert_close(condition.blend(place, x, told), x * m + f_e * (1 - m))
+        torch.testing.assert_close(condition.blend(place, x, told), x * m + (x + f_e) * (1 - m))
         assert condition.blend(place, x, None) is x
 
 
 def test_every_parameter_learns(kind: str, blend: str) -> None:
     decoder = make(kind, blend)
-    for mix in decoder.condition.mix if decoder.condition else []:
-        nn.init.normal_(mix.weight)
+    learn(decoder)
     decoder(block(), known()).square().mean().backward()
     assert [name for name, p in decoder.named_parameters() if p.grad is None] == []
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in decoder.condition.parameters()
-               if decoder.condition)
+    assert decoder.condition is not None
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in decoder.condition.parameters())
 
 
 def test_a_plain_decoder_cannot_be_told(kind: str) -> None:
@@ -170,7 +184,8 @@ def test_a_wider_and_deeper_decoder_begins_as_the_narrow_one() -> None:
     wide.widen(narrow.state_dict())
     image = wide(block())
     torch.testing.assert_close(image, narrow(block()), rtol=1e-4, atol=1e-4)
-    assert torch.equal(wide.second[1].conv.weight[8:], start["second.1.conv.weight"][8:]), "the rest stays random"
+    weight = wide.get_parameter("second.1.conv.weight")
+    assert torch.equal(weight[8:], start["second.1.conv.weight"][8:]), "the rest stays random"
     image.square().mean().backward()
     assert all(p.grad is not None for name, p in wide.named_parameters() if not name.startswith("condition"))
-    assert wide.second[1].conv.weight.grad[:8, 8:].abs().max() > 0
+    assert weight.grad is not None and weight.grad[:8, 8:].abs().max() > 0
