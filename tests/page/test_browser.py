@@ -58,7 +58,8 @@ def page(request: pytest.FixtureRequest, browser: Any, served: tuple[str, Path])
                                   color_scheme="dark" if phone else "light")
     context.set_default_timeout(PATIENCE)
     page, wrong = context.new_page(), []
-    page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith((served[0], "blob:", "data:", "about:")) else None)
+    ours = (served[0], "blob:", "data:", "about:")
+    page.on("request", lambda r: None if r.url.startswith(ours) else wrong.append(r.url))
     page.on("response", lambda r: wrong.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(served[0])
@@ -144,9 +145,8 @@ def test_open_paint_run_compare_save(page: Page, served: tuple[str, Path], runs:
     kept, new = (np.asarray(Image.open(path).convert("RGB")) for path in (photo, second))
     painted = np.asarray(Image.open(mask)) == 255
     assert 0 < painted.mean() < 0.5 and np.array_equal(kept[~painted], new[~painted])
-    for name in (photo, mask):
-        if not (runs.parent / name.name).exists() or name is mask:
-            shutil.copy(name, runs.parent)
+    for path in (photo, mask):
+        shutil.copy(path, runs.parent)
     out = tmp_path / "filled"
     command[command.index("--out") + 1] = str(out)
     subprocess.run([sys.executable, "-m", "bricscli", *command[1:]], check=True, cwd=runs.parent, env=PATHS)
