@@ -30,6 +30,8 @@ MOST_VARIANTS = 8
 SMALLEST_VIEW, LARGEST_VIEW = 640, 1280
 #: The longer side to the shorter: nobody paints on a thread.
 NARROWEST = 20
+#: Of the work, between two words of progress: a page that is told of every step does nothing but listen.
+_TOLD = 0.02
 #: Of a stroke, in pixels of the picture, that is opaque enough, of 255.
 _OPAQUE = 128
 
@@ -152,10 +154,15 @@ class Desk:
         mask = _mask_of(painting.layers, guest)
         inpainter = self.inpainter if choice.decoder == "asymmetric" else replace(self.inpainter, decoder=None)
 
+        told = 0.0
+
         def tell(share: float) -> None:
+            nonlocal told
             if guest.stop.is_set():
                 raise Stopped("Stopped.")
-            progress(share)
+            if share - told >= _TOLD or share == 1:
+                told = share
+                progress(share)
 
         settings = settings_of(inpainter, method=choice.method, blend=choice.blend)
         picture = describe_picture(guest.data, mask, choice.seed)

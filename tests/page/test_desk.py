@@ -18,6 +18,7 @@ from bricscli.data.masks import load_mask
 from bricscli.data.pairs import find_pairs
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.page.desk import Choice, Desk, Guest, Painting, Stopped
+from bricscli.tasks.choices import Asked
 from bricscli.tasks.inpaint import inpaint_to_folder
 from bricscli.tasks.inpainter import Inpainter
 
@@ -196,7 +197,7 @@ def test_stopping_ends_it_within_a_step(desk: Desk, photo: Path) -> None:
 
     with pytest.raises(Stopped):
         desk.fill("me", painting, CHOICE, stop)
-    assert len(shares) == 1
+    assert len(shares) == 1 and shares[0] < 1
     assert desk.fill("me", painting, CHOICE, ignore).pictures  # and again, if asked
 
     def leave(share: float) -> None:
@@ -204,6 +205,13 @@ def test_stopping_ends_it_within_a_step(desk: Desk, photo: Path) -> None:
 
     with pytest.raises(Stopped):
         desk.fill("me", painting, CHOICE, leave)
+
+
+def test_a_page_is_not_told_of_every_step(inpainter: Inpainter, photo: Path, tmp_path: Path) -> None:
+    desk = Desk(replace(inpainter, asked=Asked(steps=200)), [], tmp_path)
+    guest, shares = desk.open("me", photo.name, photo.read_bytes()), list[float]()
+    desk.fill("me", paint(desk, guest, 0, 0, 0.5, 0.5), replace(CHOICE, variants=1), shares.append)
+    assert 20 <= len(shares) <= 51 and shares[-1] == 1
 
 
 def test_nothing_of_a_guest_stays(desk: Desk, photo: Path) -> None:
