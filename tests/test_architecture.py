@@ -18,7 +18,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 ALLOWED = {
     "__main__": {"app"},
     "app": {"commands", "errors", "run", "__version__"},
-    "commands": {"tasks", "recipe", "run", "paper", "data", "runtime", "files", "errors"},
+    "commands": {"page", "tasks", "recipe", "run", "paper", "data", "runtime", "files", "errors"},
+    "page": {"tasks", "run", "data", "errors"},
     "tasks": {"build", "recipe", "run", "training", "metrics", "report", "paper", "data", "runtime", "weights", "nn",
               "diffusion", "losses", "download", "files", "errors"},
     "training": {"build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
@@ -40,7 +41,7 @@ ALLOWED = {
     "__init__": set(),
 }
 HEAVY = {"torch", "torchvision", "lpips", "cleanfid", "webdataset", "matplotlib", "vector_quantize_pytorch", "fvcore",
-         "triton"}
+         "triton", "gradio", "uvicorn", "fastapi"}
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
              "yaml.full_load", "torch.hub.load", "torch.package.PackageImporter"}
 #: These may not import torch or anything that does, other than inside a function.
@@ -100,7 +101,7 @@ def test_imports_only_go_down(path: Path) -> None:
 def test_no_torch_at_import_in_the_light_parts(path: Path) -> None:
     names = set(imported_at_once(ast.parse(path.read_text())))
     assert {name for name in names if name.split(".")[0] in HEAVY or name.startswith("safetensors.torch")} == set()
-    heavy_parts = {"tasks", "training", "build", "metrics", "losses", "diffusion", "nn", "runtime"}
+    heavy_parts = {"page", "tasks", "training", "build", "metrics", "losses", "diffusion", "nn", "runtime"}
     assert own_parts(iter(names)) & heavy_parts <= ({"metrics"} if part_of(path) == "report" else set())
 
 
@@ -117,7 +118,7 @@ def loaded_after(statement: str) -> set[str]:
 
 
 def test_help_loads_none_of_the_engines() -> None:
-    heavy = {"torch", "torchvision", "numpy", "PIL", "yaml", "tqdm", "matplotlib", "safetensors"}
+    heavy = {"torch", "torchvision", "numpy", "PIL", "yaml", "tqdm", "matplotlib", "safetensors", "gradio"}
     for arguments in (["--help"], ["train-ae", "--help"], ["eval", "fid", "--help"], ["--version"]):
         loaded = loaded_after(f"from bricscli import app\nsys.argv = {['brics', *arguments]!r}\n"
                               "try: app.main()\nexcept SystemExit as end: assert not end.code")

@@ -769,6 +769,8 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["inpaint", "fill/cat.png", "--mask", "box:1"], 2, "--out: is missing"),
     (["inpaint", "fill/cat.png", "--out", "new"], 2, "--mask: is missing"),
     (["inpaint", "--out", "new"], 2, "IMAGE: is missing"),
+    (["inpaint", "fill/cat.png", "--ui", "--out", "new"], 2, "on the page. Leave IMAGE, --out out"),
+    ([*FILL_WELL, "--port", "8000"], 2, "--port: belongs to the page"),
     (["inpaint", "--out", "new", "--pairs", "nowhere.csv"], 3, "nowhere.csv: cannot be read"),
     (["inpaint", "--out", "new", "--pairs", "fill/pairs.csv"], 3, "pairs.csv:3: has 1 values, not 2"),
     (["inpaint", "--out", "new", "--pairs", "fill/lost.csv"], 3, "lost.csv:2: .*nowhere.png: no such mask"),

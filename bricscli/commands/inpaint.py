@@ -60,22 +60,30 @@ def inpaint(
     only: Annotated[str | None, typer.Option("--class", metavar="NAME", help="What the picture shows, for a model with "
                                              "classes (default: it is not told).")] = None,
     device: options.Device = "auto",
+    ui: Annotated[bool, typer.Option("--ui", help="Serve a page, to this machine alone, on which pictures are opened "
+                                     "and masks painted. Needs `pip install 'brics[ui]'`.")] = False,
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="Of the page; 0 is any that is free (default: 7860)."
+                                             )] = None,
 ) -> None:
     """Replace a part of a picture, and leave the rest as it is.
 
     What the mask covers is never looked at. With --blend none the decoder also touches what is kept; else those pixels
     come out bit for bit. The same command again after an interruption fills the rest.
 
-    Example: brics inpaint cat.jpg --mask cat-mask.png --variants 4 --out filled/
+    Example: brics inpaint cat.jpg --mask cat-mask.png --variants 4 --out filled/, or brics inpaint --ui
     """
     from bricscli.data.pairs import find_pairs
     from bricscli.errors import DataError, RecipeError
     from bricscli.run.directory import RunDirectory, newest_run
     from bricscli.run.log import say
 
-    if out is None:
+    if ui:
+        _check_page(image, mask, out, pairs, window, invert)
+    elif port is not None:
+        raise RecipeError("--port: belongs to the page. Add --ui, or leave it out.")
+    elif out is None:
         raise RecipeError("--out: is missing. Name the folder of the filled pictures.")
-    wanted = find_pairs(image, mask, pairs, seed)
+    wanted = [] if ui else find_pairs(image, mask, pairs, seed)
     chosen = RunDirectory.open(run) if run else newest_run(options.RUNS_ROOT, "diffusion")
     if chosen is None:
         raise DataError(f"{options.RUNS_ROOT}: has no trained diffusion model. Train one with `brics train-diffusion`, "
@@ -94,7 +102,35 @@ def inpaint(
         decoder=decoder, autoencoder=RunDirectory.open(autoencoder) if autoencoder else None)
     if line:
         say(line)
+    if ui:
+        from bricscli.page.desk import Choice
+        from bricscli.page.server import serve
+
+        words = _words(run=chosen.path, autoencoder=autoencoder, sampler=sampler, steps=steps, grid=grid, eta=eta,
+                       start=start, resamplings=resamplings, jump=jump, ema=ema, guidance=guidance,
+                       grow=grow or None, device=None if device == "auto" else device)
+        serve(inpainter, words + (["--class", only] if only else []),
+              Choice(method, decoder, variants, seed, blend), 7860 if port is None else port)
+        return
+    assert out is not None
     done = inpaint_to_folder(inpainter, wanted, out, variants=variants, method=method, blend=blend, window=window,
                              invert=invert)
     sheet = f"; the first of them in {done.sheet}" if done.sheet else ""
     say(f"{out}: {done.new + done.kept} filled pictures: {done.new} new, {done.kept} kept{sheet}.")
+
+
+def _check_page(image: Path | None, mask: str | None, out: Path | None, pairs: Path | None, window: str | None,
+                invert: bool) -> None:
+    """Raises RecipeError for what is chosen on the page, DataError where it cannot be served."""
+    from bricscli.errors import RecipeError
+    from bricscli.page.place import check_installed
+
+    given = {"IMAGE": image, "--mask": mask, "--out": out, "--pairs": pairs, "--window": window,
+             "--invert": invert or None}
+    if named := [name for name, value in given.items() if value is not None]:
+        raise RecipeError(f"--ui: pictures are opened, painted and saved on the page. Leave {', '.join(named)} out.")
+    check_installed()
+
+
+def _words(**given: object) -> list[str]:
+    return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]

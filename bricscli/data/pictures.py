@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from bricscli.data.images import ImageError, load_upright
+from bricscli.data.images import MAX_PIXELS, ImageError, load_upright
 from bricscli.data.windows import Mask, Picture
 from bricscli.errors import DataError
 
@@ -28,10 +28,10 @@ _HELD = {"RGB", "RGBA", "L", "LA", "P", "PA", "1", "La", "RGBa", "RGBX", "YCbCr"
 _OTHER = {"CMYK": "has the colours of a printer (CMYK)", "LAB": "has CIELAB colours", "HSV": "has HSV colours"}
 
 
-def read_picture(source: Path | bytes, where: str) -> Image.Image:
+def read_picture(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The first frame, upright (EXIF), RGB, or RGBA where some of it is transparent; with its colour profile.
 
-    Raises DataError where it is not an image, is damaged, larger than MAX_PIXELS, narrower than FEWEST_PIXELS, or has
+    Raises DataError where it is not an image, is damaged, larger than `max_pixels`, narrower than FEWEST_PIXELS, or has
     CMYK colours or 16 bits a channel.
     """
     try:
@@ -39,9 +39,10 @@ def read_picture(source: Path | bytes, where: str) -> Image.Image:
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror}). Choose another picture.") from None
     try:
-        image = _held(load_upright(data), _mode(data))
+        image = _held(load_upright(data, max_pixels), _mode(data))
     except ImageError as error:
-        raise DataError(f"{where}: {error}. Save it anew as PNG with 8 bits of RGB, or choose another.") from error
+        remedy = "Make it smaller" if "megapixels" in str(error) else "Save it anew as PNG with 8 bits of RGB"
+        raise DataError(f"{where}: {error}. {remedy}, or choose another.") from error
     if min(image.size) < FEWEST_PIXELS:
         raise DataError(f"{where}: is {image.width}x{image.height}, too narrow to fill. Choose a picture of at least "
                         f"{FEWEST_PIXELS} pixels each way.")

@@ -1,0 +1,1 @@
+"""The page of `brics inpaint --ui`: a picture, a brush, and what the same `Inpainter` makes of it; loopback only."""
