@@ -109,7 +109,6 @@ class Conditional(nn.Module):
         features, m = (torch.zeros_like(x), torch.ones_like(x[:, :1])) if known is None else known[place]
         return self.mix[place](torch.cat([x, features.to(x.dtype), m.to(x.dtype)], 1))
 
-
     def finish(self, image: Tensor, kept: Kept) -> Tensor:
         """The decoder's image, its errors in the kept pixels continued, and those pixels over it."""
         stays = 1 - (kept.mask > 0.5).to(image.dtype)
