@@ -8,7 +8,6 @@ BRICS_WEIGHTS has it; neither is FID. For scale: the distance between the two ha
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from bricscli.data.collection import ImageCollection, open_prepared
 from bricscli.data.resize import RESIZES
+from bricscli.files import write_json
 from bricscli.metrics.features import load_extractor
 from bricscli.metrics.frechet import Statistics, frechet_distance
 from bricscli.weights import MissingWeights, load_state
@@ -89,9 +89,10 @@ def main() -> None:
                 print(f"{a:10}" + "".join(f"{value:10.4g}" for value in row))
             print(f"for scale, the two halves of one set: {found[name]['halves of lanczos']:.4g}")
     if arguments.json:
-        result = {"command": " ".join(["python", *sys.argv]), "photographs": count, "resolution": arguments.resolution,
-                  "distances": found, "versions": describe_versions()}
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        command = f"python tests/benchmarks/filters.py --from FOLDER --resolution {arguments.resolution}"
+        write_json(arguments.json, {"what": "Fréchet distances between data sets of the same photographs", "command":
+                                    command, "photographs": count, "resolution": arguments.resolution,
+                                    "distances": found, "versions": describe_versions()})
 
 
 if __name__ == "__main__":
