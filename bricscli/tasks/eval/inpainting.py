@@ -146,15 +146,16 @@ def describe_inpainting(result: Mapping[str, Any]) -> list[str]:
     """The table to print: a row for each way, a column for each number."""
     names = list(result["labels"])
     columns = [name for name in names if any(name in row for row in result["rows"].values())]
-    lines = [f"{'':28}" + "".join(f"{name:>12}" for name in columns)]
+    lines = [f"{'':25}" + "".join(f"  {name:>9}" for name in columns)]
     for part, title in (("all", None), ("wide", f"40 to 50 % masked ({result['masks']['wide']})")):
         if part == "wide" and not result["masks"]["wide"]:
             continue
         lines += [title] if title else []
         for name, row in result["rows"].items():
             cells = (row.get(column, {}).get(part) for column in columns)
-            lines.append(f"{name:28}" + "".join(f"{'-' if cell is None else format(cell, '.4g'):>12}"
-                                                for cell in cells))
+            shown = ("-" if cell is None else format(cell, ".4g") for cell in cells)
+            lines.append(f"{name:25}" + "".join(f"  {text:>{max(9, len(column))}}"
+                                                for text, column in zip(shown, columns, strict=True)))
     images, filling = result["images"], result["filling"]
     lines.append(f"{images['images']} images of {images['name']}, masks {result['masks']['kind']} "
                  f"({result['masks']['covered']:.0%} of a picture), filled by {filling['method']} with "
