@@ -7,6 +7,7 @@ import secrets
 import shlex
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,8 +31,8 @@ MOST_VARIANTS = 8
 SMALLEST_VIEW, LARGEST_VIEW = 640, 1280
 #: The longer side to the shorter: nobody paints on a thread.
 NARROWEST = 20
-#: Of the work, between two words of progress: a page that is told of every step does nothing but listen.
-_TOLD = 0.02
+#: Seconds between two words of progress: at each of them gradio's page sends its whole canvas (6.31).
+MOST_OFTEN = 1.0
 #: Of a stroke, in pixels of the picture, that is opaque enough, of 255.
 _OPAQUE = 128
 
@@ -154,14 +155,14 @@ class Desk:
         mask = _mask_of(painting.layers, guest)
         inpainter = self.inpainter if choice.decoder == "asymmetric" else replace(self.inpainter, decoder=None)
 
-        told = 0.0
+        told = time.monotonic()
 
         def tell(share: float) -> None:
             nonlocal told
             if guest.stop.is_set():
                 raise Stopped("Stopped.")
-            if share - told >= _TOLD or share == 1:
-                told = share
+            if time.monotonic() - told >= MOST_OFTEN or share == 1:
+                told = time.monotonic()
                 progress(share)
 
         settings = settings_of(inpainter, method=choice.method, blend=choice.blend)

@@ -114,11 +114,12 @@ def build_page(desk: Desk) -> gr.Blocks:
             desk.leave(_key(request))
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        # All by the queue: the guard knows of no other way to call.
         opened.upload(take, opened, after_opening, concurrency_limit=2, **quiet)
         # As it was sent: gradio would decode what was painted, and the picture too, of any format and size.
         run.click(fill, choices, after_filling, concurrency_limit=1, api_visibility="private", preprocess=False,
                   show_progress_on=[state])
-        stop.click(end, None, None, queue=False, **quiet)
+        stop.click(end, None, None, concurrency_limit=4, **quiet)
         shown.input(show, [shown, made], [compared, save], **quiet)
         page.unload(leave)
     return page.queue(max_size=16)

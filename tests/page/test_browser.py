@@ -35,7 +35,7 @@ def served(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     temporary = tmp_path_factory.mktemp("tmp")
     process = subprocess.Popen(
         [sys.executable, "-m", "bricscli", "inpaint", "--ui", "--port", "0", "--run", "runs/toy-diffusion", "--steps",
-         "3"], stdout=subprocess.PIPE, text=True, cwd=runs.parent, env=PATHS | {"TMPDIR": str(temporary)})
+         "600"], stdout=subprocess.PIPE, text=True, cwd=runs.parent, env=PATHS | {"TMPDIR": str(temporary)})
     assert process.stdout is not None
     yield process.stdout.readline().split()[0], temporary
     process.send_signal(signal.SIGTERM)
@@ -128,6 +128,14 @@ def test_open_paint_run_compare_save(page: Page, served: tuple[str, Path], runs:
     page.keyboard.press("Tab")
     page.focus("#run")
     page.keyboard.press("Enter")
+    read(page, "#state", "Done: 2 pictures to choose from.")
+
+    page.get_by_text("Careful, and several times slower").click()
+    page.click("#run")
+    page.click("#stop")
+    read(page, "#state", "Stopped.")
+    page.get_by_text("Quick").click()
+    page.click("#run")
     read(page, "#state", "Done: 2 pictures to choose from.")
 
     page.wait_for_selector("#compare img")
