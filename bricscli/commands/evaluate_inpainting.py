@@ -56,7 +56,7 @@ def inpaint(
     from bricscli.runtime import choose_device
     from bricscli.tasks.choices import Asked
     from bricscli.tasks.eval.inpainting import describe_inpainting, evaluate_inpainting, load_judges, save_inpainting
-    from bricscli.tasks.inpainter import prepare_inpainter
+    from bricscli.tasks.inpainting.inpainter import prepare_inpainter
 
     if masks not in KINDS:
         raise RecipeError(f"--masks: `{masks}` is unknown. There are: {', '.join(KINDS)}.")

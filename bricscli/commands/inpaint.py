@@ -93,8 +93,8 @@ def inpaint(
 
     from bricscli.runtime import choose_device
     from bricscli.tasks.choices import Asked
-    from bricscli.tasks.inpaint import inpaint_to_folder
-    from bricscli.tasks.inpainter import prepare_inpainter
+    from bricscli.tasks.inpainting.inpaint import inpaint_to_folder
+    from bricscli.tasks.inpainting.inpainter import prepare_inpainter
 
     asked = Asked(sampler=sampler, steps=steps, grid=grid, eta=eta, start=start, guidance=guidance)
     inpainter, line = prepare_inpainter(

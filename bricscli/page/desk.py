@@ -22,8 +22,8 @@ from bricscli.data.pictures import colours_of, read_picture
 from bricscli.data.windows import Mask
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.tasks.choices import Blend, check_range
-from bricscli.tasks.inpaint import describe_picture, encode_variant, settings_of
-from bricscli.tasks.inpainter import Inpainter
+from bricscli.tasks.inpainting.inpaint import describe_picture, encode_variant, settings_of
+from bricscli.tasks.inpainting.inpainter import Inpainter
 
 MOST_PIXELS = 16_000_000
 MOST_VARIANTS = 8

@@ -11,7 +11,7 @@ from bricscli.page.desk import Choice, Desk
 from bricscli.page.guard import MOST_BYTES, Guard
 from bricscli.page.place import bind, private_folder
 from bricscli.run.log import say
-from bricscli.tasks.inpainter import Inpainter
+from bricscli.tasks.inpainting.inpainter import Inpainter
 
 
 def serve(inpainter: Inpainter, words: Sequence[str], first: Choice, port: int) -> None:

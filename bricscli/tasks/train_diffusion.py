@@ -29,9 +29,9 @@ from bricscli.tasks.classes import draw_labels, open_labels
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
 from bricscli.tasks.draw import decode_latents, draw_latents, step_levels
 from bricscli.tasks.encode import CODE, FLIP, decode_code, open_codes
+from bricscli.tasks.inpainting.surroundings import SurroundingsReader, find_images_of
 from bricscli.tasks.models import LoadedAutoencoder, Prior, load_autoencoder, recipe_of, scaling_of
 from bricscli.tasks.second_stage import FirstStage, check_first_stage, check_same_start, load_first_stage
-from bricscli.tasks.surroundings import SurroundingsReader, find_images_of
 from bricscli.training.acceleration import PLAIN, Acceleration
 from bricscli.training.loop import train
 from bricscli.training.steps import DiffusionStep

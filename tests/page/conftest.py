@@ -12,7 +12,7 @@ from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.directory import RunDirectory
 from bricscli.tasks.choices import Asked
 from bricscli.tasks.encode import encode
-from bricscli.tasks.inpainter import Inpainter, prepare_inpainter
+from bricscli.tasks.inpainting.inpainter import Inpainter, prepare_inpainter
 from bricscli.tasks.prepare import prepare_toy
 from bricscli.tasks.train_ae import train_autoencoder
 from bricscli.tasks.train_diffusion import train_denoiser

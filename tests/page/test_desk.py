@@ -20,8 +20,8 @@ from bricscli.data.pairs import find_pairs
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.page.desk import MOST_OFTEN, Choice, Desk, Guest, Painting, Stopped
 from bricscli.tasks.choices import Asked
-from bricscli.tasks.inpaint import inpaint_to_folder
-from bricscli.tasks.inpainter import Inpainter
+from bricscli.tasks.inpainting.inpaint import inpaint_to_folder
+from bricscli.tasks.inpainting.inpainter import Inpainter
 
 CHOICE = Choice("blended", "asymmetric", variants=2, seed=5)
 

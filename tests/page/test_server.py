@@ -18,7 +18,7 @@ from bricscli.page import place
 from bricscli.page.desk import Desk
 from bricscli.page.place import bind, check_installed, private_folder
 from bricscli.page.server import build_app
-from bricscli.tasks.inpainter import Inpainter
+from bricscli.tasks.inpainting.inpainter import Inpainter
 
 PATHS = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 HOLDS = """

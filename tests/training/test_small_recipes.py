@@ -11,7 +11,7 @@ from bricscli.recipe.diffusion_specs import SamplingSpec
 from bricscli.recipe.load import list_recipes, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.tasks.draw import decode_latents, draw_latents
-from bricscli.tasks.fill import Hole, Holes, Way, fill_latents
+from bricscli.tasks.inpainting.fill import Hole, Holes, Way, fill_latents
 from bricscli.tasks.models import Prior
 from bricscli.training.steps import DiffusionStep
 

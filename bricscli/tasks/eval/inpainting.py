@@ -29,8 +29,8 @@ from bricscli.run.log import Progress
 from bricscli.tasks.eval.comparable import check_comparable, reasons_against_few
 from bricscli.tasks.eval.reconstruction import PairMeasure, load_measures
 from bricscli.tasks.eval.results import describe_versions
-from bricscli.tasks.fill import Hole, Holes, Way, fill_latents, whole_pass
-from bricscli.tasks.inpainter import Inpainter
+from bricscli.tasks.inpainting.fill import Hole, Holes, Way, fill_latents, whole_pass
+from bricscli.tasks.inpainting.inpainter import Inpainter
 
 #: Shares of a picture that LaMa looks at by themselves.
 WIDE = (0.4, 0.5)

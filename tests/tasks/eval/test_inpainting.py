@@ -20,8 +20,8 @@ from bricscli.tasks.eval.inpainting import (
     load_judges,
     save_inpainting,
 )
-from bricscli.tasks.fill import Hole, Holes, fill_latents
-from bricscli.tasks.inpainter import Inpainter, prepare_inpainter
+from bricscli.tasks.inpainting.fill import Hole, Holes, fill_latents
+from bricscli.tasks.inpainting.inpainter import Inpainter, prepare_inpainter
 from bricscli.weights import MissingWeights
 
 CPU = torch.device("cpu")

@@ -23,8 +23,8 @@ from bricscli.errors import DataError, MismatchError, RecipeError
 from bricscli.nn.unet import UNet
 from bricscli.runtime import PASS_WIDTH
 from bricscli.tasks.choices import Asked, Blend
-from bricscli.tasks.inpaint import Inpainted, inpaint_to_folder
-from bricscli.tasks.inpainter import Inpainter, Job, prepare_inpainter
+from bricscli.tasks.inpainting.inpaint import Inpainted, inpaint_to_folder
+from bricscli.tasks.inpainting.inpainter import Inpainter, Job, prepare_inpainter
 
 CPU = torch.device("cpu")
 Filling = Any  # tests/tasks/conftest.py

@@ -38,7 +38,7 @@ from bricscli.runtime import in_passes
 from bricscli.tasks.choices import AS_IN_RECIPE, Asked, Blend, choose_sampling, choose_window
 from bricscli.tasks.classes import check_conditions
 from bricscli.tasks.draw import step_levels
-from bricscli.tasks.fill import Hole, Holes, Method, Way, fill_latents, whole_pass
+from bricscli.tasks.inpainting.fill import Hole, Holes, Method, Way, fill_latents, whole_pass
 from bricscli.tasks.models import LoadedAutoencoder, LoadedDenoiser, find_inpainting_decoder, load_denoiser
 from bricscli.tasks.models import load_inpainting_decoder as load_decoder
 

@@ -21,8 +21,8 @@ from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.run.log import Progress, track, warn
 from bricscli.run.provenance import describe_process
 from bricscli.tasks.choices import check_range
-from bricscli.tasks.fill import whole_pass
-from bricscli.tasks.inpainter import Inpainter, Job
+from bricscli.tasks.inpainting.fill import whole_pass
+from bricscli.tasks.inpainting.inpainter import Inpainter, Job
 
 MOST_VARIANTS = 1000
 #: Of the sheet: pictures, variants of each, and pixels of the longer side.

@@ -18,7 +18,7 @@ from bricscli.diffusion.denoiser import Scaling
 from bricscli.errors import DataError
 from bricscli.recipe.recipes import DiffusionRecipe
 from bricscli.runtime import in_passes
-from bricscli.tasks.fill import Hole, Holes, Way, fill_latents, gray_holes, see
+from bricscli.tasks.inpainting.fill import Hole, Holes, Way, fill_latents, gray_holes, see
 from bricscli.tasks.models import LoadedAutoencoder, Prior
 
 PREVIEW_IMAGES = 8
