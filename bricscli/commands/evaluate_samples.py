@@ -18,8 +18,8 @@ Compared = Annotated[str, typer.Option("--ref", metavar="REF", help="What the sa
                                        "cleanfid:lsun_church:trainfull:256.")]
 Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: train, of "
                                                 "which FID is measured; val for reconstruction; all for spectrum).")]
-Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, of samples and a "
-                                         "reference of the samples only, chosen at random once and for all.")]
+Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, chosen at random "
+                                         "once and for all; where samples are compared, so many samples.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run, or "
                                                               "beside samples of no run).")]
 Force = Annotated[bool, typer.Option("--force", help="Measure although the two must not be compared (prepared in "
@@ -58,7 +58,8 @@ def fid(
 
     if features not in (None, "random"):
         raise RecipeError(f"--features: `{features}` is unknown. Use random, or choose a --protocol.")
-    plan = Plan(None, RANDOM, {}) if features else choose_fid(protocol)
+    by_protocol = choose_fid(protocol)
+    plan = Plan(None, RANDOM, {}) if features else by_protocol
     _evaluate(plan, ref, samples, split, limit, out, force, device, anchors=anchors)
 
 
@@ -131,10 +132,11 @@ def _evaluate(plan: "Plan", ref: str, samples: Path | None, split: str | None, l
     from bricscli.runtime import choose_device
     from bricscli.tasks.eval.anchors import decode_anchors
     from bricscli.tasks.eval.generation import evaluate_generation, load_extractors
-    from bricscli.tasks.eval.references import open_reference
+    from bricscli.tasks.eval.references import check_name, open_reference
     from bricscli.tasks.eval.results import describe_result, place_of_results, save_result
 
     place = choose_device(device)
+    check_name(ref)
     plan, extractors = load_extractors(plan, place, skip_missing)
     reference = open_reference(ref, split, options.DATA_ROOT, assumed=plan.extractors[0])
     folder = samples or newest()

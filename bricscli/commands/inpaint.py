@@ -61,7 +61,7 @@ def inpaint(
                                              "classes (default: it is not told).")] = None,
     device: options.Device = "auto",
     ui: Annotated[bool, typer.Option("--ui", help="Serve a page, to this machine alone, on which pictures are opened "
-                                     "and masks painted. Needs `pip install 'brics[ui]'`.")] = False,
+                                     "and masks painted. Needs `pip install 'brics\\[ui]'`.")] = False,
     port: Annotated[int | None, typer.Option(metavar="PORT", help="Of the page; 0 is any that is free (default: 7860)."
                                              )] = None,
 ) -> None:

@@ -231,7 +231,7 @@ def _existing(out: Path) -> ShardSet | None:
     if (out / MANIFEST).is_file():
         return ShardSet.open(out)
     if out.is_dir() and any(out.iterdir()):
-        raise DataError(f"{out}: holds other files. Choose another --out, or delete it.")
+        raise DataError(f"{out}: holds other files. Choose another --out.")
     if os.path.lexists(out) and not out.is_dir():
         raise DataError(f"{out}: is a file. Choose another --out, or delete it.")
     files.check_writable(out)

@@ -152,7 +152,7 @@ def _check_sizes(samples: Mapping[str, Any], reference: Mapping[str, Any]) -> No
                         "Compare images of one resolution.")
     for side in (samples, reference):
         if side["images"] is not None and side["images"] < 2:
-            raise DataError(f"{side['name']}: has {side['images']} image; a distance needs at least 2.")
+            raise DataError(f"{side['name']}: {side['images']} image is used; a distance needs at least 2. Use more.")
 
 
 def _without_what_lacks(plan: Plan, reference: Reference) -> Plan:
@@ -168,6 +168,8 @@ def _without_what_lacks(plan: Plan, reference: Reference) -> Plan:
 
 def _warn(samples: Mapping[str, Any], reference: Reference) -> None:
     """What a distance of its own has to say about its two sides."""
+    if "statistics" in reference.about and not reference.about.get("preparation"):
+        warn(f"{reference.about['name']}: does not say of which images and features it is.")
     for side in (samples, reference.about):
         if side.get("lossy"):
             warn(f"{side['name']}: holds JPEG files, whose compression changes the distance. Compare PNG files.")

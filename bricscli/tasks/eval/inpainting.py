@@ -28,7 +28,7 @@ from bricscli.metrics.reconstruction import psnr
 from bricscli.run.log import Progress
 from bricscli.tasks.eval.comparable import check_comparable, reasons_against_few
 from bricscli.tasks.eval.reconstruction import PairMeasure, load_measures
-from bricscli.tasks.eval.results import describe_versions
+from bricscli.tasks.eval.results import describe_versions, some_of
 from bricscli.tasks.inpainting.fill import Hole, Holes, Way, fill_latents, whole_pass
 from bricscli.tasks.inpainting.inpainter import Inpainter
 
@@ -137,7 +137,7 @@ def save_inpainting(result: Mapping[str, Any], folder: Path) -> Path:
     """Writes the result below `folder`, under a name that says what it is."""
     images, masks = result["images"], result["masks"]
     path = folder / (f"inpainting-{images['name']}-{images.get('split', 'folder')}-{masks['kind']}-"
-                     f"{result['filling']['method']}.json")
+                     f"{result['filling']['method']}{some_of(images)}.json")
     files.write_json(path, dict(result))
     return path
 

@@ -122,6 +122,12 @@ class StoredReference:
         return features
 
 
+def check_name(where: str) -> None:
+    """Raises DataError where it means a published statistic that there is not: before anything that takes time."""
+    if is_published(where):
+        published_statistics(where)
+
+
 def open_reference(where: str | Path, split: str | None, data_root: Path, assumed: str) -> Reference:
     """Images as `find_images` finds them, a statistics file, or the name of a published statistic.
 

@@ -6,6 +6,7 @@ file.
 """
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def place_of_results(samples: Path, runs: Path) -> Path:
     return samples.parent / "evals"
 
 
+def some_of(side: Mapping[str, Any]) -> str:
+    """`-limit64`, for the name of a result that stands on a part of the images: it does not replace that of all."""
+    return f"-limit{side['images']}" if side["images"] is not None and side["images"] < side["of"] else ""
+
+
 def save_result(result: dict[str, Any], folder: Path) -> Path:
     """Writes a result below `folder`, under a name that says what it is. Returns the file's path.
 
@@ -44,11 +50,13 @@ def save_result(result: dict[str, Any], folder: Path) -> Path:
     """
     if result["kind"] == "reconstruction":
         moved = f"-perturbed{result['keys_moved_by_cells']:g}" if result["keys_moved_by_cells"] else ""
-        name = f"reconstruction-{result['images']['name']}-{result['images'].get('split', 'folder')}{moved}"
+        images = result["images"]
+        name = f"reconstruction-{images['name']}-{images.get('split', 'folder')}{moved}{some_of(images)}"
     else:
         sides = f"{result['samples']['name']}-{result['reference']['name'].replace(':', '-')}"
         what = result["protocol"] or next(iter(result["metrics"]))
-        name = f"{what}-{sides}-{result['reference'].get('split', 'folder')}"
+        part = result["reference"].get("split", "folder") + "-statistics" * ("statistics" in result["reference"])
+        name = f"{what}-{sides}-{part}{some_of(result['samples'])}"
     path = folder / f"{name}.json"
     files.write_json(path, _with_earlier_metrics(result, path))
     return path

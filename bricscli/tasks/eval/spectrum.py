@@ -13,6 +13,7 @@ from bricscli.metrics.power_spectrum import BANDS, MeanSpectrum, band_errors, de
 from bricscli.report.spectrum import draw_spectrum
 from bricscli.run.log import Progress, warn
 from bricscli.run.provenance import describe_process
+from bricscli.tasks.eval.results import some_of
 
 
 def evaluate_spectrum(samples: ImageCollection, reference: ImageCollection, *, device: torch.device,
@@ -43,7 +44,7 @@ def evaluate_spectrum(samples: ImageCollection, reference: ImageCollection, *, d
 def save_spectrum(result: dict[str, Any], folder: Path) -> tuple[Path, Path]:
     """Writes the result and its plot below `folder`; returns both paths."""
     sides = f"{result['samples']['name']}-{result['reference']['name']}"
-    name = f"spectrum-{sides}-{result['reference'].get('split', 'folder')}"
+    name = f"spectrum-{sides}-{result['reference'].get('split', 'folder')}{some_of(result['samples'])}"
     table, plot = folder / f"{name}.json", folder / f"{name}.png"
     files.write_bytes(plot, draw_spectrum(result["frequencies"], result["power"], BANDS, {
         side: f"{result[side]['images']} images of {result[side]['name']}" for side in ("samples", "reference")}))

@@ -14,6 +14,7 @@ from bricscli.nn.retrieval.usage import EntryUsage
 from bricscli.report.usage import draw_usage
 from bricscli.run.log import Progress
 from bricscli.run.provenance import describe_process
+from bricscli.tasks.eval.results import some_of
 from bricscli.tasks.models import LoadedAutoencoder
 
 
@@ -50,7 +51,7 @@ def evaluate_usage(
 def save_usage(result: dict[str, Any], folder: Path) -> tuple[Path, Path]:
     """Writes the result and its plot below `folder`; returns both paths."""
     images = result["images"]
-    name = f"usage-{images['name']}-{images.get('split', 'folder')}"
+    name = f"usage-{images['name']}-{images.get('split', 'folder')}{some_of(images)}"
     table, plot = folder / f"{name}.json", folder / f"{name}.png"
     title = f"Use of feature grids, {images['images']} images of {images['name']}"
     files.write_bytes(plot, draw_usage(result["levels"], title))

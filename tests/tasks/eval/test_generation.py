@@ -119,7 +119,7 @@ def test_the_whole_protocol_goes_into_the_file(collection: Make, quadrants: Any,
     samples, real = collection(60, seed=1), collection(70, seed=2, split="train", preparation={"resize": "adm"})
     result = evaluate_generation(samples, ImageReference(real), PLAN, {"quadrants": quadrants}, force=True, limit=50)
     path = save_result(result, tmp_path)
-    assert path.name == "brics2023-set1-set2-train.json" and json.loads(path.read_text()) == result
+    assert path.name == "brics2023-set1-set2-train-limit50.json" and json.loads(path.read_text()) == result
     assert result["samples"] == samples.describe(50) and result["reference"] == real.describe(None)
     assert result["reference"]["preparation"] == {"resize": "adm"}
     assert result["metrics"]["kid"]["settings"] == {"subsets": 3, "size": 20}
@@ -167,13 +167,17 @@ def test_a_filter_of_another_program_is_refused(collection: Make, quadrants: Any
     assert len(evaluate_generation(samples, other, plan, {"quadrants": quadrants}, force=True)["forced"]) == 1
 
 
-def test_statistics_tell_what_they_can(collection: Make, quadrants: Any) -> None:
-    about = {"name": "church.npz", "images": None, "of": None, "width": None, "height": None, "preparation": None}
+def test_statistics_tell_what_they_can(collection: Make, quadrants: Any, tmp_path: Path) -> None:
+    about: dict[str, Any] = {"name": "church.npz", "images": None, "of": None, "width": None, "height": None,
+                             "preparation": None}
     reference = StoredReference(Gaussian(np.zeros(4), np.eye(4)), "quadrants", None, about)
     result = evaluate_generation(collection(60), reference, PLAN, {"quadrants": quadrants}, force=True)
     assert set(result["metrics"]) == {"fid", "is"}
     assert "needs the reference's images" in result["left_out"]["precision"]
     assert "how the images of church.npz were prepared is not known" in result["open_questions"]
+    about["statistics"] = "e" * 64  # as of a file
+    stored = evaluate_generation(collection(60), reference, PLAN, {"quadrants": quadrants}, force=True)
+    assert save_result(stored, tmp_path).name == "brics2023-set0-church.npz-folder-statistics.json"
     with pytest.raises(MismatchError, match=r"church.npz: kid cannot be measured against it"):
         evaluate_generation(collection(60), reference, Plan("brics2023", {"kid": ALL["kid"]}, {}),
                             {"quadrants": quadrants}, force=True)
@@ -213,7 +217,7 @@ def test_it_says_what_it_is_and_needs_no_protocol(tmp_path: Path) -> None:
     chosen = next(of(smooth(5, 70)).batches(65, limit=65))
     assert result["metrics"]["fd_random"]["value"] == pytest.approx(distance(chosen, smooth(6, 66)), rel=1e-5)
     path = save_result(result, tmp_path / "evals")
-    assert path.name == "fd_random-images-images-all.json" and str(tmp_path) not in path.read_text()
+    assert path.name == "fd_random-images-images-all-limit65.json" and str(tmp_path) not in path.read_text()
 
 
 def test_another_filter_is_another_distance() -> None:

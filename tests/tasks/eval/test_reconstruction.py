@@ -222,6 +222,14 @@ def test_metrics_of_the_same_reconstructions_add_up(data_root: Path, tmp_path: P
     assert len(list(tmp_path.glob("*.json"))) == 1
 
 
+def test_a_part_of_the_images_does_not_replace_all_of_them(data_root: Path, tmp_path: Path) -> None:
+    images = find_images("tower", "val", data_root)
+    whole = saved(images, tmp_path, "psnr")
+    part = task.evaluate_reconstruction(darker, images, task.load_measures(["psnr"]), autoencoder="abc", limit=2)
+    assert save_result(part, tmp_path).name == "reconstruction-lsun-tower-val-limit2.json"
+    assert json.loads((tmp_path / "reconstruction-lsun-tower-val.json").read_text()) == whole
+
+
 def test_a_metric_that_was_measured_again_is_the_new_one(data_root: Path, tmp_path: Path) -> None:
     images = find_images("tower", "val", data_root)
     first = saved(images, tmp_path, "psnr", "ssim")

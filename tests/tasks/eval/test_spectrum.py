@@ -41,7 +41,8 @@ def test_what_is_written_and_told(tmp_path: Path) -> None:
     samples, reference = collection("$samples_1", pixels(5)), collection("faces", pixels(8, seed=1), "val")
     result = evaluate_spectrum(samples, reference, device=CPU, limit=4)
     first, second = (save_spectrum(result, tmp_path / name) for name in ("one", "two"))
-    assert [path.name for path in first] == ["spectrum-$samples_1-faces-val.json", "spectrum-$samples_1-faces-val.png"]
+    assert [path.name for path in first] == ["spectrum-$samples_1-faces-val-limit4.json",
+                                                 "spectrum-$samples_1-faces-val-limit4.png"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second], "same input, same bytes"
     assert json.loads(first[0].read_text()) == json.loads(json.dumps(result))
     assert result["samples"]["images"] == 4 and result["reference"]["images"] == 8, "the limit is that of the samples"
