@@ -123,7 +123,9 @@ def label_of(name: str) -> str:
 
 
 def show_side(side: Mapping[str, Any]) -> str:
-    """`40 of 64 images of photos, split val`."""
+    """`40 of 64 images of photos, split val`; of statistics that do not say of how many images: their name."""
+    if "statistics" in side and side["images"] is None:
+        return f"the statistics {side['name']}"
     part = f", split {side['split']}" if side.get("split") else ""
     some = "" if side["images"] == side["of"] else f" of {int(side['of']):,}"
     return f"{int(side['images']):,}{some} images of {side['name']}{part}"
@@ -169,7 +171,7 @@ def _ground(kind: str, result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]
     """The same metric, protocol, reference (by digest) and counts; not whose weights or samples were measured."""
     reference = result["images" if kind == "reconstruction" else "reference"]
     pairs = [("measured", kind), ("protocol", str(result.get("protocol", "none"))),
-             ("reference", show_side(reference)), ("its SHA-256", str(reference["sha256"]))]
+             ("reference", show_side(reference)), ("its SHA-256", _digest(reference))]
     if kind == "reconstruction":
         return (*pairs, ("keys moved by cells", f"{result.get('keys_moved_by_cells') or 0:g}"))
     features = result.get("features")
@@ -188,10 +190,16 @@ def _of_samples(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             *_about("reference", result["reference"]), *([("features", _words(features))] if features else [])]
 
 
+def _digest(side: Mapping[str, Any]) -> str:
+    """Of the data set, or of the statistics where there is nothing else."""
+    return str(side["sha256"] if "sha256" in side or "statistics" not in side else side["statistics"])
+
+
 def _about(name: str, side: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Which images, and how they were prepared where that is known."""
     size, prepared = f"{side['width']}x{side['height']}", side.get("preparation")
-    facts = [(name, f"{show_side(side)}, {size} pixels, SHA-256 {str(side['sha256'])[:DIGITS]}")]
+    pixels = "" if side["width"] is None else f", {size} pixels"
+    facts = [(name, f"{show_side(side)}{pixels}, SHA-256 {_digest(side)[:DIGITS]}")]
     return facts + ([(f"{name}, prepared", _words(prepared))] if prepared else [])
 
 

@@ -80,6 +80,14 @@ def test_what_is_damaged_is_not_read(key: str, value: Any) -> None:
         evaluation(RECONSTRUCTION, **{key: value})
 
 
+def test_statistics_that_do_not_say_of_how_many_images() -> None:
+    side = {"name": "fid.npz", "images": None, "of": None, "width": None, "height": None, "statistics": "f" * 64,
+            "preparation": None}
+    blocks = evaluation_blocks(evaluation(GENERATION, reference=side))
+    assert any("against the statistics fid.npz" in str(block) for block in blocks)
+    assert tables(blocks)[0][1][:2] == ["FID", "3.971"]
+
+
 def test_same_ground_same_table() -> None:
     two = compare({"a": [evaluation(RECONSTRUCTION)], "b": [evaluation(RECONSTRUCTION, autoencoder="e" * 64)], "c": []})
     assert tables(two) == [[["run", "PSNR", "rFID"], ["a", "24.32 ± 2.1 dB", "3.5"], ["b", "24.32 ± 2.1 dB", "3.5"],

@@ -7,6 +7,7 @@ all of that is the same. Files of others (`.npz`, "mu" and "sigma") say nothing 
 numbers.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -196,7 +197,13 @@ def write_statistics(path: Path, statistics: Spread, extractor: FeatureExtractor
     record = {"schema": SCHEMA, "data": dict(about), "extractor": describe_extractor(extractor),
               "versions": {name: process[name] for name in ("brics", "torch", "torchvision", "numpy", "pillow")}}
     tensors = {"mean": torch.from_numpy(statistics.mean), "covariance": torch.from_numpy(statistics.covariance)}
+    record["sha256"] = _digest(tensors["mean"], tensors["covariance"])
     files.write_bytes(path, save(tensors, {"brics": json.dumps(record, ensure_ascii=False)}))
+
+
+def _digest(mean: torch.Tensor, covariance: torch.Tensor) -> str:
+    """SHA-256 of what is in a file: no format of tensors notices a bit that has flipped."""
+    return hashlib.sha256(mean.numpy().tobytes() + covariance.numpy().tobytes()).hexdigest()
 
 
 def read_statistics(path: Path) -> tuple[dict[str, Any], Gaussian]:
@@ -215,6 +222,8 @@ def read_statistics(path: Path) -> tuple[dict[str, Any], Gaussian]:
         if not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
             raise ValueError("it holds values that are not finite")
         record["data"]["name"], record["data"]["images"], record["extractor"]["name"], record["extractor"]["sha256"]
+        if record["sha256"] != _digest(mean, covariance):
+            raise ValueError("damaged: its SHA-256 is another")
         return record, Gaussian(mean.numpy(), covariance.numpy())
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]

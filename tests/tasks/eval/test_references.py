@@ -106,6 +106,10 @@ def spoil_numbers(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> N
     tensors["covariance"][0, 0] = float("nan")
 
 
+def spoil_a_bit(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
+    tensors["covariance"][1, 1] += 1e-12
+
+
 def spoil_schema(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
     record["schema"] = 99
 
@@ -114,7 +118,7 @@ def spoil_record(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> No
     del record["data"]["name"]
 
 
-@pytest.mark.parametrize("spoil", [spoil_shape, spoil_numbers, spoil_schema, spoil_record])
+@pytest.mark.parametrize("spoil", [spoil_shape, spoil_numbers, spoil_a_bit, spoil_schema, spoil_record])
 def test_what_is_no_statistics_file(collection: Make, quadrants: Any, tmp_path: Path, spoil: Any) -> None:
     path, images = tmp_path / "x.safetensors", collection(30)
     write_statistics(path, Gaussian(np.zeros(4), np.eye(4)), quadrants, images.describe(None))
