@@ -994,11 +994,11 @@ def test_nearest_neighbours(world: World, fork: Server, tmp_path: Path) -> None:
     said = (r"14 samples of q against the 48 images of toy, split train, by mean squared difference\n"
             r"the nearest: training-3\.png, 0 from .*\ncopies: [0-9]+ of 14 samples.*doubtful")
     assert re.search(said, done.out), done.out
-    result = json.loads((tmp_path / "neighbours-pixel" / "neighbours.json").read_text())
+    result = json.loads((tmp_path / "q-neighbours-pixel" / "neighbours.json").read_text())
     found = {entry["name"]: (entry["neighbours"][0]["index"], entry["alone"]) for entry in result["queries"]}
     assert found["training-3.png"] == (3, True) and found["training-30.png"] == (30, True)
     again = fork(tmp_path, *words)
-    assert again.code == 0 and again.out == "neighbours-pixel: this search is done already.\n" + done.out
+    assert again.code == 0 and again.out == "q-neighbours-pixel: this search is done already.\n" + done.out
 
 
 # Stopping

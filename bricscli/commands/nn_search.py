@@ -15,8 +15,8 @@ def nn_search(
     k: Annotated[int, typer.Option("-k", metavar="K", help="How many neighbours of each sample.")] = 8,
     metric: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex or lpips-squeeze; clip: 1 - cosine of features; "
                                              "pixel, mean squared difference, needs no download.")] = "lpips-alex",
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the result goes (default: neighbours-METRIC "
-                                                                 "beside the samples).")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the result goes (default: beside the samples, "
+                                                                 "as SAMPLES-neighbours-METRIC).")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: "
                                                    "train).")] = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Compare with mirror images of the training images too, as "
@@ -58,7 +58,7 @@ def nn_search(
     place = choose_device(device)
     check_metric(metric)
     samples, reference = find_images(queries), find_images(ref, split, default="train")
-    folder = out or queries.parent / f"neighbours-{metric}"
+    folder = out or queries.parent / f"{queries.absolute().name}-neighbours-{metric}"
     if any(Path(where).resolve() in (folder / "sheet.png").resolve().parents for where in (queries, ref)):
         raise DataError(f"{folder}: lies in a folder that is searched, whose images its sheets would be. "
                         "Choose another --out.")
