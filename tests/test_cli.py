@@ -845,6 +845,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     (["eval", "fid", "--ref", "toy"], 3, "weights-inception-2015-12-05-6726825d.pth or .*: missing.*https://"),
     (["eval", "fid", "--ref", "toy", "--protocol", "cleanfid"], 3, "inception-2015-12-05.pt: missing.*https"),
     (["eval", "fid", "--ref", "toy", "--protocol", "fid50k", "--features", "random"], 2, "--protocol: `fid50k` is"),
+    (["nn-search", "samples", "--ref", "toy", "--metric", "pixel", "--out", "letters"], 3, "letters: holds other"),
     (["eval", "fid", "--ref", "cleanfid:church:256"], 3, "cleanfid:church:256: no such published statistics"),
     (["eval", "fid", "--ref", "toy", "--protocol", "fid50k"], 2, "--protocol: `fid50k` is unknown"),
     (["eval", "all", "--ref", "toy", "--metrics", "fdi"], 2, "has no `fdi`. Did you mean `fid`"),

@@ -115,6 +115,7 @@ def spectrum(
     split: Split = None,
     limit: Limit = None,
     out: Out = None,
+    force: Force = False,
     device: options.Device = "auto",
 ) -> None:
     """At which frequencies samples have more or less power than real images: what is blurred, what is noisy.
@@ -135,7 +136,7 @@ def spectrum(
     folder = samples or newest()
     images, results = open_folder(folder), out or place_of_results(folder, options.RUNS_ROOT)
     files.check_writable(results)
-    result = evaluate_spectrum(images, reference, device=place, limit=limit)
+    result = evaluate_spectrum(images, reference, device=place, limit=limit, force=force)
     table, plot = save_spectrum(result, results)
     say("\n".join([*describe_spectrum(result), f"written to {table} and {plot}"]))
 

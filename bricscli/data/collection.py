@@ -5,6 +5,7 @@ No torch at import.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,9 @@ def open_folder(folder: Path) -> ImageCollection:
     """
     if SampleFolder.is_one(folder):
         return _open_samples(folder)
+    if (folder / MANIFEST).exists():
+        raise DataError(f"{folder / MANIFEST}: is no manifest of samples or of a data set, or damaged. Draw the samples "
+                        "again, or move it elsewhere.")
     paths = sorted(
         (p for p in folder.rglob("*") if p.suffix.lower() in raster_extensions() and p.is_file()),
         key=lambda p: p.relative_to(folder).as_posix(),
@@ -125,7 +129,7 @@ def open_folder(folder: Path) -> ImageCollection:
         raise DataError(f"{folder}: holds no images. Choose a folder with PNG files.")
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{files.sha256_file(path)}\n".encode())
+        digest.update(os.fsencode(path.relative_to(folder)) + f"\0{files.sha256_file(path)}\n".encode())
     shape = _read_file(paths[0]).shape[1:]
 
     def read(i: int) -> Pixels:
@@ -140,7 +144,8 @@ def open_folder(folder: Path) -> ImageCollection:
     lossy = any(p.suffix.lower() in _LOSSY for p in paths)
     return ImageCollection(
         folder.absolute().name, len(paths), read, (shape[0], shape[1]), digest.hexdigest(), lossy=lossy,
-        about=lambda i: {"name": paths[i].relative_to(folder).as_posix()},
+        # A name need not be UTF-8; what is written of it must be.
+        about=lambda i: {"name": os.fsencode(paths[i].relative_to(folder)).decode(errors="backslashreplace")},
     )
 
 

@@ -31,7 +31,7 @@ from bricscli.metrics.embeddings import (
     pixel_embedding,
 )
 from bricscli.metrics.neighbours import embed
-from bricscli.run.lock import lock_folder
+from bricscli.run.lock import LOCK, lock_folder
 from bricscli.run.log import say, warn
 from bricscli.run.provenance import describe_process
 from bricscli.tasks.reference_stream import Found, ReferenceStream, plan_memory, refuse_other
@@ -95,6 +95,7 @@ def nn_search(queries: ImageCollection, reference: ImageCollection, embedding: E
         refuse_other(out, earlier["protocol"], protocol)
         say(f"{out}: this search is done already.")
         return earlier
+    _check_place(out)
     if reference.count < k:
         warn(f"{reference.name}: has {reference.count} images, so that no sample has {k} neighbours.")
     if (queries.digest, queries.split) == (reference.digest, reference.split):
@@ -125,6 +126,15 @@ def _check(queries: ImageCollection, reference: ImageCollection, embedding: Embe
             raise RecipeError(f"{name}: {value} is too small. Use at least {least}.")
     if not 0 < quantile <= 0.5:
         raise RecipeError(f"--quantile: {quantile:g} is not above 0 and at most 0.5. Use 0.01 for one in a hundred.")
+
+
+def _check_place(out: Path) -> None:
+    """Raises DataError where a folder holds files that no search left there, which it would replace or lie among."""
+    if out.is_dir() and not (out / PROGRESS).exists():
+        others = [entry.name for entry in sorted(out.iterdir()) if entry.name not in (RESULT, LOCK)
+                  and not entry.name.startswith(".")]
+        if others:
+            raise DataError(f"{out}: holds other files, such as {others[0]}. Choose another --out.")
 
 
 def _read_result(out: Path) -> dict[str, Any] | None:

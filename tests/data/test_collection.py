@@ -1,10 +1,11 @@
 """Which images a name and a split stand for."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from bricscli.data.collection import find_images
+from bricscli.data.collection import find_images, open_folder
 from bricscli.data.images import encode_png
 from bricscli.data.toy import draw
 from bricscli.errors import DataError
@@ -28,3 +29,17 @@ def test_a_plain_folder_has_no_split(tmp_path: Path) -> None:
     assert str(refused.value) == f"{tmp_path}: is a plain folder, which has no split `val`. Leave --split out."
     with pytest.raises(DataError, match="nowhere: neither a folder nor a prepared data set"):
         find_images(tmp_path / "nowhere", "val")
+
+
+def test_names_need_not_be_text(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff\xfe.png")).write_bytes(encode_png(draw(0, 0, 8)))
+    images = find_images(tmp_path)
+    assert images.about(0) == {"name": r"\xff\xfe.png"} and len(images.digest) == 64
+
+
+@pytest.mark.parametrize("text", ["{}", "{oops", ""])
+def test_a_damaged_manifest_is_no_plain_folder(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(draw(0, 0, 8)))
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        open_folder(tmp_path)

@@ -33,8 +33,8 @@ def different_preparation(samples: Mapping[str, Any], reference: Mapping[str, An
     ours, theirs = samples.get("preparation"), reference.get("preparation")
     if not ours or not theirs:
         return []
-    return [f"samples {samples['name']}: of models whose training images were {done} by `{ours[key]}`, those of the "
-            f"reference {reference['name']} by `{theirs[key]}`"
+    return [f"samples {samples['name']}: of models whose training images were {done} by `{ours[key] or 'nothing'}`, "
+            f"those of the reference {reference['name']} by `{theirs[key] or 'nothing'}`"
             for key, done in _PREPARATION.items() if ours.get(key) != theirs.get(key)]
 
 
@@ -57,6 +57,8 @@ def open_questions(samples: Mapping[str, Any], reference: Mapping[str, Any], wan
                  for side in (samples, reference) if not side.get("preparation")]
     if wanted is not None and samples["images"] != wanted:
         questions.append(f"{samples['images']:,} samples, the protocol's are {wanted:,}")
+    if only := (samples.get("drawn") or {}).get("class"):
+        questions.append(f"all samples are of class {only}")
     if reference.get("split") == "val":
         questions.append("against validation images, the protocol's are those of training")
     return questions

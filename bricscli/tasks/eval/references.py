@@ -155,7 +155,11 @@ def save_statistics(where: str, split: str | None, data_root: Path, features: st
         raise RecipeError(f"--out: {out} must end in .safetensors.")
     files.check_writable(out.parent)
     extractor = load_extractor(features, device)
+    if out.exists():
+        read_statistics(out)  # or DataError: nothing else is replaced
     reference = ImageReference(find_images(where, split, data_root, default="train"))
+    if reference.about["images"] < 2:
+        raise DataError(f"{where}: holds {reference.about['images']} image; a covariance needs at least 2. Use more.")
     want = Want(features, spread=True)
     spread = reference.features([want], {features: extractor}).spread(features)
     write_statistics(out, spread, extractor, reference.about)

@@ -40,6 +40,8 @@ def report(paths: Sequence[Path], out: Path | None = None, root: Path = Path("ru
     out = out or (runs[0].path / NAME if len(runs) == 1 else Path(NAME))
     if out.is_dir():
         raise DataError(f"{out}: is a folder. Name a file in it, such as {out / NAME}.")
+    if out.exists() and out.suffix.lower() not in (".html", ".htm"):
+        raise DataError(f"{out}: is there already, and no page. Name a file such as {out.with_suffix('.html').name}.")
     files.check_writable(out.parent)
     drew = _who_drew(samples, runs) if samples else None
     results = [RunResults(run, samples if run is drew else None) for run in runs]

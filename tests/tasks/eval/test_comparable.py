@@ -29,7 +29,7 @@ def test_equal_preparation_and_enough_images_are_fine() -> None:
     (side("samples"), side("church", preparation=LANCZOS | {"resize": "adm"}),
      ["training images were resized by `lanczos`, those of the reference church by `adm`"]),
     (side("samples", 5, lossy=True), side("church", preparation=LANCZOS | {"crop": None}),
-     ["fewer than 10,000", "JPEG", "cropped by `center`, those of the reference church by `None`"]),
+     ["fewer than 10,000", "JPEG", "cropped by `center`, those of the reference church by `nothing`"]),
 ], ids=["few samples", "few references", "JPEG", "filter", "all at once"])
 def test_each_reason_has_its_line(samples: Any, reference: Any, words: list[str]) -> None:
     reasons = reasons_against(samples, reference)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bricscli.data.collection import ImageCollection
+from bricscli.data.images import encode_png
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.metrics.features import EXTRACTORS
 from bricscli.metrics.frechet import Gaussian, frechet_distance
@@ -20,6 +21,7 @@ from bricscli.tasks.eval.references import (
     StoredReference,
     open_reference,
     read_statistics,
+    save_statistics,
     write_statistics,
 )
 
@@ -154,6 +156,31 @@ def test_statistics_are_good_for_their_own_features_only(quadrants: Any) -> None
                           "has 5 features, `quadrants` gives 4"), (other, "computed with other weights")):
         with pytest.raises(BricsError, match=words):
             wrong.features([SPREAD], {"quadrants": quadrants})
+
+
+def pictures(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (3, 16, 16)).astype(np.uint8)
+        (folder / f"{i}.png").write_bytes(encode_png(pixels))
+    return folder
+
+
+def test_nothing_but_statistics_is_replaced(tmp_path: Path) -> None:
+    folder, out = pictures(tmp_path / "photos", 3), tmp_path / "x.safetensors"
+    for _ in range(2):
+        assert save_statistics(str(folder), None, tmp_path, "random", out, torch.device("cpu"))["images"] == 3
+    save_file({"w": torch.zeros(3)}, out)
+    before = out.read_bytes()
+    with pytest.raises(DataError, match="not a statistics file"):
+        save_statistics(str(folder), None, tmp_path, "random", out, torch.device("cpu"))
+    assert out.read_bytes() == before
+
+
+def test_one_image_has_no_covariance(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds 1 image; a covariance needs at least 2"):
+        save_statistics(str(pictures(tmp_path / "one", 1)), None, tmp_path, "random", tmp_path / "x.safetensors",
+                        torch.device("cpu"))
 
 
 def test_published_names_are_known(tmp_path: Path) -> None:

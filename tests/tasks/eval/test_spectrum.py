@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bricscli.data.collection import ImageCollection
-from bricscli.errors import DataError
+from bricscli.errors import DataError, MismatchError
 from bricscli.tasks.eval.spectrum import describe_spectrum, evaluate_spectrum, save_spectrum
 
 CPU = torch.device("cpu")
@@ -35,6 +35,18 @@ def test_blur_takes_the_high_frequencies() -> None:
     assert -2.5 < bias["low"] < 0 and bias["high"] < bias["middle"] - 3 < bias["low"] - 4
     equal = evaluate_spectrum(collection("a", pixels()), collection("b", pixels()), device=CPU, batch_size=7)
     assert all(band["error"] < 1e-9 for band in equal["bands"].values())
+
+
+def test_another_preparation_is_another_spectrum() -> None:
+    def of(resize: str) -> ImageCollection:
+        images = collection(resize, pixels(4))
+        images.preparation = {"crop": "center", "resize": resize}
+        return images
+
+    with pytest.raises(MismatchError, match="resized by `lanczos`"):
+        evaluate_spectrum(of("lanczos"), of("adm"), device=CPU)
+    forced = evaluate_spectrum(of("lanczos"), of("adm"), device=CPU, force=True)
+    assert len(forced["forced"]) == 1 and "FORCED" in describe_spectrum(forced)[-1]
 
 
 def test_what_is_written_and_told(tmp_path: Path) -> None:
