@@ -118,8 +118,8 @@ def open_folder(folder: Path) -> ImageCollection:
     if SampleFolder.is_one(folder):
         return _open_samples(folder)
     if (folder / MANIFEST).exists():
-        raise DataError(f"{folder / MANIFEST}: is no manifest of samples or of a data set, or damaged. Draw the samples "
-                        "again, or move it elsewhere.")
+        raise DataError(f"{folder / MANIFEST}: is no manifest of samples or of a data set, or damaged. Draw the "
+                        "samples again, or move it elsewhere.")
     paths = sorted(
         (p for p in folder.rglob("*") if p.suffix.lower() in raster_extensions() and p.is_file()),
         key=lambda p: p.relative_to(folder).as_posix(),

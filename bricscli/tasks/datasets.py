@@ -52,6 +52,9 @@ def trained_data(run: RunDirectory, root: Path) -> Path:
     """
     recipe_of(run, AutoencoderRecipe)
     path = root / str(run.info["data"]["name"])
+    if not path.exists():
+        raise DataError(f"{path}: is not there, and {run.path} was trained on a data set of that name. Say where it "
+                        "is, with --ref or --data.")
     began = run.info["data"]["digest"]
     if ShardSet.open(path).digest != began:
         raise DataError(f"{path}: is not the data set that {run.path} was trained on (its manifest is not "
