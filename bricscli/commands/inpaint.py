@@ -44,17 +44,14 @@ def inpaint(
     sampler: Annotated[str | None, typer.Option(help="As of `brics sample`; of repaint ddpm or ddim (default: the "
                                                      "recipe's).")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps per window (default: the recipe's).")] = None,
-    grid: Annotated[str | None, typer.Option(help="log_snr or trailing (default: the recipe's).")] = None,
-    eta: Annotated[float | None, typer.Option(metavar="ETA", help="Noise that ddim adds at every step, 0 to 1 "
-                                                                  "(default: the recipe's).")] = None,
-    start: Annotated[float | None, typer.Option(metavar="T", help="Time in (0, 1] at which noise is taken for a noisy "
-                                                "key code (default: the recipe's).")] = None,
+    grid: options.Grid = None,
+    eta: options.Eta = None,
+    start: options.Start = None,
     resamplings: Annotated[int | None, typer.Option(metavar="R", help="repaint: how often every stretch of steps is "
                                                     "walked (default: 5).")] = None,
     jump: Annotated[int | None, typer.Option(metavar="J", help="repaint: how many steps are a stretch (default: 5)."
                                              )] = None,
-    ema: Annotated[float | None, typer.Option(metavar="DECAY", help="Weights averaged with this decay (default: the "
-                                              "recipe's first).")] = None,
+    ema: options.Ema = None,
     guidance: Annotated[float | None, typer.Option(metavar="W", help="How far towards --class: 1 is as in training "
                                                    "(default: the recipe's).")] = None,
     only: Annotated[str | None, typer.Option("--class", metavar="NAME", help="What the picture shows, for a model with "

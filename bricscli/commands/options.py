@@ -21,6 +21,16 @@ SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Second
 Checkpoint = Annotated[str | None, typer.Option(metavar="STEP|DIGEST", help="A checkpoint of the autoencoder, as "
                                                 "step-0001000 or the first digits of its digest (default: newest).")]
 
+#: Of sampling, where it differs from the recipe's.
+Grid = Annotated[str | None, typer.Option(help="Steps uniform in log SNR, log_snr, or in time, trailing (default: the "
+                                               "recipe's).")]
+Eta = Annotated[float | None, typer.Option(metavar="ETA", help="Noise that ddim adds at every step, 0 to 1, which is "
+                                                               "ddpm (default: the recipe's).")]
+Start = Annotated[float | None, typer.Option(metavar="T", help="Time in (0, 1] at which noise is taken for a noisy key "
+                                             "code (default: the recipe's).")]
+Ema = Annotated[float | None, typer.Option(metavar="DECAY", help="Weights averaged with this decay, one of the "
+                                           "recipe's training.ema (default: its first).")]
+
 
 def manual(command: Callable[..., None]) -> str:
     """A command's docstring with every paragraph on one line, so that the help breaks where the terminal does."""

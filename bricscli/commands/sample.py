@@ -22,14 +22,10 @@ def sample(
                                                      "flow_euler or flow_heun (default: the recipe's).")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps per image; each asks the denoiser once, of heun and "
                                                    "flow_heun twice (default: the recipe's).")] = None,
-    grid: Annotated[str | None, typer.Option(help="Steps uniform in log SNR, log_snr, or in time, trailing "
-                                                  "(default: the recipe's).")] = None,
-    eta: Annotated[float | None, typer.Option(metavar="ETA", help="Noise that ddim adds at every step, 0 to 1, which "
-                                                                  "is ddpm (default: the recipe's).")] = None,
-    start: Annotated[float | None, typer.Option(metavar="T", help="Time in (0, 1] at which noise is taken for a noisy "
-                                                "key code (default: the recipe's).")] = None,
-    ema: Annotated[float | None, typer.Option(metavar="DECAY", help="Weights averaged with this decay, one of the "
-                                              "recipe's training.ema (default: its first).")] = None,
+    grid: options.Grid = None,
+    eta: options.Eta = None,
+    start: options.Start = None,
+    ema: options.Ema = None,
     guidance: Annotated[float | None, typer.Option(metavar="W", help="How far beyond what their classes change images "
                                                    "go: 1 is as in training, 0 without classes; other than 1 asks the "
                                                    "denoiser twice as often (default: the recipe's).")] = None,
