@@ -5,6 +5,7 @@ Items are small and go to other processes as they are. Nothing is decoded before
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +52,12 @@ class Item(Protocol):
         """The first frame, decoded, upright, RGB. Raises ImageError."""
 
 
-class ReadsBytes:
+class ReadsBytes(ABC):
     """The part of an item that follows from the bytes of its image file."""
 
+    @abstractmethod
     def read(self) -> bytes:
-        raise NotImplementedError
+        """The image file's own bytes. Raises ImageError."""
 
     def digest(self) -> str:
         return sha256(self.read())
