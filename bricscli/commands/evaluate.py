@@ -8,7 +8,18 @@ import typer
 
 from bricscli.commands import options
 from bricscli.commands.evaluate_inpainting import inpaint
-from bricscli.commands.evaluate_samples import Compared, Limit, Out, Samples, Split, everything, fid, newest, statistics
+from bricscli.commands.evaluate_samples import (
+    Compared,
+    Force,
+    Limit,
+    Out,
+    Samples,
+    Split,
+    everything,
+    fid,
+    newest,
+    statistics,
+)
 
 if TYPE_CHECKING:
     from bricscli.run.directory import RunDirectory
@@ -20,8 +31,7 @@ Run = Annotated[Path | None, typer.Option(metavar="RUN", help="The autoencoder's
                                                               "that was trained last).")]
 Ref = Annotated[str | None, typer.Option(metavar="REF", help="A prepared data set, by path, name or a part of its "
                                          "name, or a folder of images (default: the one trained on).")]
-Force = Annotated[bool, typer.Option("--force", help="Measure a Fréchet distance although it must not be compared, and "
-                                     "mark it.")]
+
 
 
 def reconstruction(

@@ -50,8 +50,8 @@ def inpaint(
     from bricscli import files
     from bricscli.data.collection import find_images
     from bricscli.data.masks import KINDS
-    from bricscli.errors import DataError, RecipeError
-    from bricscli.run.directory import RunDirectory, newest_run
+    from bricscli.errors import RecipeError
+    from bricscli.run.directory import RunDirectory
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.choices import Asked
@@ -62,10 +62,7 @@ def inpaint(
         raise RecipeError(f"--masks: `{masks}` is unknown. There are: {', '.join(KINDS)}.")
     place = choose_device(device)
     extractor, measures = load_judges(features, lpips, place)
-    chosen = RunDirectory.open(run) if run else newest_run(options.RUNS_ROOT, "diffusion")
-    if chosen is None:
-        raise DataError(f"{options.RUNS_ROOT}: has no trained diffusion model. Train one with `brics train-diffusion`, "
-                        "or name its run with --run.")
+    chosen = options.diffusion_run(run)
     images = find_images(ref, split, default="val")
     files.check_writable(out or chosen.evals)
     inpainter, line = prepare_inpainter(

@@ -70,8 +70,8 @@ def inpaint(
     Example: brics inpaint cat.jpg --mask cat-mask.png --variants 4 --out filled/, or brics inpaint --ui
     """
     from bricscli.data.pairs import find_pairs
-    from bricscli.errors import DataError, RecipeError
-    from bricscli.run.directory import RunDirectory, newest_run
+    from bricscli.errors import RecipeError
+    from bricscli.run.directory import RunDirectory
     from bricscli.run.log import say
 
     if ui:
@@ -81,12 +81,7 @@ def inpaint(
     elif out is None:
         raise RecipeError("--out: is missing. Name the folder of the filled pictures.")
     wanted = [] if ui else find_pairs(image, mask, pairs, seed)
-    chosen = RunDirectory.open(run) if run else newest_run(options.RUNS_ROOT, "diffusion")
-    if chosen is None:
-        raise DataError(f"{options.RUNS_ROOT}: has no trained diffusion model. Train one with `brics train-diffusion`, "
-                        "or name its run with --run.")
-    if run is None:
-        say(f"{chosen.path}: is the diffusion model that was trained last; using it.")
+    chosen = options.diffusion_run(run)
 
     from bricscli.runtime import choose_device
     from bricscli.tasks.choices import Asked

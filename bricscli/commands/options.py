@@ -3,9 +3,12 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bricscli.run.directory import RunDirectory
 
 DATA_ROOT, RUNS_ROOT = Path("data"), Path("runs")
 
@@ -36,6 +39,22 @@ def manual(command: Callable[..., None]) -> str:
     """A command's docstring with every paragraph on one line, so that the help breaks where the terminal does."""
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def diffusion_run(run: Path | None) -> "RunDirectory":
+    """The run that was named, or, said aloud, the diffusion model's that was trained last."""
+    from bricscli.errors import DataError
+    from bricscli.run.directory import RunDirectory, newest_run
+    from bricscli.run.log import say
+
+    if run is not None:
+        return RunDirectory.open(run)
+    newest = newest_run(RUNS_ROOT, "diffusion")
+    if newest is None:
+        raise DataError(f"{RUNS_ROOT}: has no trained diffusion model. Train one with `brics train-diffusion`, or name "
+                        "its run with --run.")
+    say(f"{newest.path}: is the diffusion model that was trained last; using it.")
+    return newest
 
 
 def run_name(recipe: str) -> str:

@@ -44,20 +44,13 @@ def sample(
 
     Example: brics sample -n 50000 --out samples/
     """
-    from bricscli.errors import DataError
-    from bricscli.run.directory import RunDirectory, newest_run
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.choices import Asked, choose_seeds, describe_seeds
     from bricscli.tasks.sample import sample_to_folder
 
     wanted = choose_seeds(count, seed, seeds)
-    chosen = RunDirectory.open(run) if run else newest_run(options.RUNS_ROOT, "diffusion")
-    if chosen is None:
-        raise DataError(f"{options.RUNS_ROOT}: has no trained diffusion model. Train one with `brics train-diffusion`, "
-                        "or name its run with --run.")
-    if run is None:
-        say(f"{chosen.path}: is the diffusion model that was trained last; using it.")
+    chosen = options.diffusion_run(run)
     out = out or chosen.samples
     asked = Asked(sampler=sampler, steps=steps, grid=grid, eta=eta, start=start, guidance=guidance)
     done = sample_to_folder(chosen, out, seeds=wanted, device=choose_device(device), asked=asked, only=only, ema=ema,

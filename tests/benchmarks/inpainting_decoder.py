@@ -27,9 +27,11 @@ from torch import Tensor
 
 from bricscli.data.images import decode_image, encode_png, sheet
 from bricscli.data.loader import in_order
-from bricscli.data.masks import draw_mask, grow_mask
+from bricscli.data.masks import draw_mask
 from bricscli.data.shards import ShardSet
 from bricscli.files import write_json
+from bricscli.metrics.inpainting import hole_errors
+from bricscli.metrics.reconstruction import psnr
 from bricscli.run.checkpoint import load_checkpoint
 from bricscli.run.directory import RunDirectory
 from bricscli.run.provenance import describe_process
@@ -48,14 +50,9 @@ class Sums:
 
     def add(self, real: Tensor, fake: Tensor, mask: Tensor, told: bool) -> None:
         """uint8 `(3, H, W)` twice, bool `(H, W)`."""
-        error = (fake.double() - real.double()) / 255
-        square = error.square().mean(0)
-        ring = torch.from_numpy(grow_mask(mask.numpy(), 2) & grow_mask(~mask.numpy(), 2))
-        seam = torch.cat([(error[:, 1:] - error[:, :-1])[:, mask[1:] != mask[:-1]].flatten(),
-                          (error[:, :, 1:] - error[:, :, :-1])[:, mask[:, 1:] != mask[:, :-1]].flatten()])
-        numbers = {"pre_error": square[~mask].mean(), "seam": seam.abs().mean(), "seam_ring": square[ring].mean(),
-                   "hole": square[mask].mean(),
-                   "psnr_masked" if told else "psnr_full": -10 * square.mean().log10()}
+        errors = hole_errors(real[None], fake[None], mask[None])
+        numbers = {"pre_error": errors["pre_error"], "seam": errors["seam"], "seam_ring": errors["ring"],
+                   "hole": errors["hole"], "psnr_masked" if told else "psnr_full": psnr(real[None], fake[None])}
         for name, value in numbers.items():
             self.values.setdefault(name, []).append(float(value))
 

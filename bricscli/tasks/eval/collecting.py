@@ -139,8 +139,7 @@ class _Store:
             self._kept += len(wanted)
         self._seen += len(batch)
         if self._chunk is not None:
-            for row in batch.split(_CHUNK):
-                self._spread_rows(row)
+            self._spread_rows(batch)
 
     def _spread_rows(self, rows: Tensor) -> None:
         assert self._chunk is not None and self._spread is not None

@@ -20,9 +20,7 @@ _FORCE = "Or pass --force: the number is then measured all the same, and marked.
 def reasons_against(samples: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
     """What is wrong with publishing a distance of the two sides, as an evaluation describes them; nothing: no reason.
     """
-    sides = (("samples", samples), ("reference", reference))
-    reasons = [f"{role} {side['name']}: {side['images']:,} images, fewer than {LEAST_IMAGES:,}"
-               for role, side in sides if side.get("images") is not None and side["images"] < LEAST_IMAGES]
+    reasons = [*too_few("samples", samples), *too_few("reference", reference)]
     if samples.get("lossy"):
         reasons.append(f"samples {samples['name']}: JPEG files, whose compression changes the distance")
     return reasons + different_preparation(samples, reference)
@@ -38,9 +36,10 @@ def different_preparation(samples: Mapping[str, Any], reference: Mapping[str, An
             for key, done in _PREPARATION.items() if ours.get(key) != theirs.get(key)]
 
 
-def reasons_against_few(side: Mapping[str, Any]) -> list[str]:
-    """The same of one collection that is compared with what was made of it."""
-    return [reason for reason in reasons_against(side, side) if reason.startswith("samples")]
+def too_few(role: str, side: Mapping[str, Any]) -> list[str]:
+    """Of those reasons that of a side with few images: all that can be wrong between a set and what was made of it."""
+    few = side.get("images") is not None and side["images"] < LEAST_IMAGES
+    return [f"{role} {side['name']}: {side['images']:,} images, fewer than {LEAST_IMAGES:,}"] if few else []
 
 
 def check_comparable(reasons: list[str], force: bool) -> list[str]:

@@ -26,7 +26,7 @@ from bricscli.metrics.frechet import Statistics, frechet_distance
 from bricscli.metrics.inpainting import hole_errors
 from bricscli.metrics.reconstruction import psnr
 from bricscli.run.log import Progress
-from bricscli.tasks.eval.comparable import check_comparable, reasons_against_few
+from bricscli.tasks.eval.comparable import check_comparable, too_few
 from bricscli.tasks.eval.reconstruction import PairMeasure, load_measures
 from bricscli.tasks.eval.results import describe_versions, some_of
 from bricscli.tasks.inpainting.fill import Hole, Holes, Way, fill_latents, whole_pass
@@ -88,7 +88,7 @@ def evaluate_inpainting(inpainter: Inpainter, images: ImageCollection, extractor
     """
     inpainter.denoiser.autoencoder.check_resolution(images.shape, images.name)
     published = extractor.name != "random"
-    forced = check_comparable(reasons_against_few(images.describe(limit)), force) if published else []
+    forced = check_comparable(too_few("images", images.describe(limit)), force) if published else []
     way, rows, real_sets, shares = inpainter.choose(method), dict[str, _Row](), _Row(), list[float]()
     with Progress(images.used(limit), "filling", "images") as progress:
         for numbers, real, mask in _batches(images, limit, masks, mask_seed, whole_pass(inpainter.device)):

@@ -17,7 +17,7 @@ from bricscli.metrics.frechet import Statistics, frechet_distance
 from bricscli.metrics.reconstruction import SSIM_WINDOW, Lpips, psnr, ssim
 from bricscli.nn.lpips import LPIPS_WEIGHTS
 from bricscli.run.log import Progress
-from bricscli.tasks.eval.comparable import check_comparable, reasons_against_few
+from bricscli.tasks.eval.comparable import check_comparable, too_few
 from bricscli.tasks.eval.results import describe_versions
 
 #: AlexNet's pooling leaves nothing of smaller images.
@@ -86,7 +86,7 @@ def evaluate_reconstruction(
     `moved`: by how many cells `reconstruct` moves keys, likewise. With `features` the Fréchet distance of the two sets
     is measured too, which fewer than 10,000 images make a MismatchError unless `force`.
     """
-    forced = check_comparable(reasons_against_few(images.describe(limit)), force) if features else []
+    forced = check_comparable(too_few("images", images.describe(limit)), force) if features else []
     if "ssim" in measures and min(images.shape) < SSIM_WINDOW:
         raise DataError(f"{images.name}: {images.size} is too small for SSIM. Use --metrics psnr.")
     if min(images.shape) < LPIPS_SIDE and any(name.startswith("lpips") for name in measures):

@@ -198,9 +198,11 @@ class RunPage:
             rows = [(f"{name}: {band['range'][0]:.3f} to {band['range'][1]:.3f}", [
                 Cell(f"{band['bias']:+.2f} dB", "value"), Cell(f"{band['error']:.2f} dB", "value")])
                 for name, band in result["bands"].items()]
+            protocol = [("protocol", str(result.get("protocol", "not stated"))),
+                        *(("forced", str(reason)) for reason in result.get("forced", []))]
             blocks += [Figures(spectrum_curves(result["frequencies"], result["power"], bands, labels)),
                        Table(("band, cycles per pixel", "samples less real", "mean difference either way"), rows),
-                       Folded("Protocol", [Facts([("protocol", str(result.get("protocol", "not stated")))])])]
+                       Facts(protocol) if result.get("forced") else Folded("Protocol", [Facts(protocol)])]
         return Section("Power spectrum", "At which frequencies samples have more, or less, power than real images.",
                        blocks) if blocks else None
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bricscli.errors import MismatchError
-from bricscli.tasks.eval.comparable import check_comparable, open_questions, reasons_against, reasons_against_few
+from bricscli.tasks.eval.comparable import check_comparable, open_questions, reasons_against, too_few
 
 LANCZOS = {"source": "folder", "crop": "center", "resize": "lanczos", "resolution": 64, "format": "png"}
 
@@ -55,5 +55,5 @@ def test_what_is_not_known_is_written_down() -> None:
 
 
 def test_a_set_and_what_was_made_of_it_differ_in_nothing_but_their_number() -> None:
-    assert reasons_against_few(side("church")) == []
-    assert len(reasons_against_few(side("church", 300))) == 1
+    assert too_few("images", side("church", lossy=True)) == []
+    assert too_few("images", side("church", 300)) == ["images church: 300 images, fewer than 10,000"]
