@@ -17,11 +17,11 @@ MODULES = sorted(ROOT.rglob("*.py"))
 #: What each part may import, from the top of the house to its foundations.
 ALLOWED = {
     "__main__": {"app"},
-    "app": {"commands", "errors", "run", "__version__"},
-    "commands": {"page", "tasks", "recipe", "run", "paper", "data", "runtime", "files", "errors"},
+    "app": {"commands", "errors", "run", "copies", "__version__"},
+    "commands": {"page", "tasks", "recipe", "run", "paper", "data", "runtime", "copies", "parts", "files", "errors"},
     "page": {"tasks", "run", "data", "errors"},
     "tasks": {"build", "recipe", "run", "training", "metrics", "report", "paper", "data", "runtime", "weights", "nn",
-              "diffusion", "losses", "download", "files", "errors"},
+              "diffusion", "losses", "download", "copies", "parts", "files", "errors"},
     "training": {"build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
     "build": {"recipe", "nn", "diffusion", "losses"},
     "report": {"metrics", "data", "files", "errors"},
@@ -35,6 +35,8 @@ ALLOWED = {
     "download": {"files", "errors"},
     "recipe": {"errors"},
     "runtime": {"errors"},
+    "copies": {"errors"},
+    "parts": {"errors"},
     "files": {"errors"},
     "nn": {"errors"},
     "errors": set(),
@@ -45,8 +47,8 @@ HEAVY = {"torch", "torchvision", "lpips", "cleanfid", "webdataset", "matplotlib"
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
              "yaml.full_load", "torch.hub.load", "torch.package.PackageImporter"}
 #: These may not import torch or anything that does, other than inside a function.
-LIGHT = ["__init__", "__main__", "app", "errors", "files", "weights", "download", "commands", "recipe", "run", "data",
-         "report", "paper"]
+LIGHT = ["__init__", "__main__", "app", "errors", "files", "copies", "parts", "weights", "download", "commands",
+         "recipe", "run", "data", "report", "paper"]
 
 
 def part_of(path: Path) -> str:
