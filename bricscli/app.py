@@ -25,6 +25,7 @@ from bricscli.commands import (
     prepare,
     report,
     sample,
+    selftest,
     table,
     train_ae,
     train_diffusion,
@@ -55,6 +56,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "table": table.table,
     "report": report.report,
     "doctor": doctor.doctor,
+    "selftest": selftest.selftest,
 }
 for name, command in COMMANDS.items():
     app.command(name, help=options.manual(command))(command)

@@ -110,8 +110,11 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Removes a folder that others may be looking for: first its name, in one step, then its content."""
-    with _temporary(Path(path)) as temporary:
+    """Removes a folder that others may be looking for: first its name, in one step, then its content.
+
+    Raises BricsError where the disk refuses.
+    """
+    with _disk_errors(path, _FULL | _REFUSED), _temporary(Path(path)) as temporary:
         os.rename(path, temporary)
         fsync_folder(temporary.parent)
 

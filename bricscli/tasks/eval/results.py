@@ -58,6 +58,7 @@ def save_result(result: dict[str, Any], folder: Path) -> Path:
         part = result["reference"].get("split", "folder") + "-statistics" * ("statistics" in result["reference"])
         name = f"{what}-{sides}-{part}{some_of(result['samples'])}"
     path = folder / f"{name}.json"
+    files.sweep(folder, path.name)  # what an evaluation left that was killed
     files.write_json(path, _with_earlier_metrics(result, path))
     return path
 
