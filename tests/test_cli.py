@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 
 import bricscli
+from bricscli.data.manifest import read_manifest, write_manifest
 from bricscli.data.shards import ShardSet
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 
@@ -605,9 +606,9 @@ def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) 
     (path / "own" / "broken.yaml").write_text("kind: [autoencoder\n")
     recoded = path / "runs" / "recoded"
     shutil.copytree(path / "runs" / "toy", recoded)
-    manifest = recoded / "codes" / "manifest.json"
-    digest = ShardSet.open(recoded / "codes").header["autoencoder"]["digest"]
-    manifest.write_text(manifest.read_text().replace(digest, "0" * 64))
+    header, shards = read_manifest(recoded / "codes")
+    digest = header["autoencoder"]["digest"]
+    write_manifest(recoded / "codes", header | {"autoencoder": {"run": "toy", "digest": "0" * 64}}, shards)
     changed = path / "runs" / "changed"
     shutil.copytree(path / "runs" / "toy-diffusion", changed)
     info = changed / "run.json"

@@ -126,7 +126,7 @@ def test_killed_at_every_point(server: Server, photos: Path, tmp_path: Path, eve
     code, calls, _ = server(tmp_path / "whole" / "set", photos)
     assert code == 0 and calls > 60
     whole, kept = contents(tmp_path / "whole" / "set"), []
-    assert len(whole) == 5, "three shards to train on, one to validate, the manifest"
+    assert len(whole) == 6, "three shards to train on, one to validate, the manifest, its index"
     for point in range(1, calls + 1, every):
         out = tmp_path / f"killed{point}" / "set"
         assert server(out, photos, kill=point)[0] == -signal.SIGKILL
