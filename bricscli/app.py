@@ -28,6 +28,7 @@ from bricscli.commands import (
     table,
     train_ae,
     train_diffusion,
+    verify,
 )
 from bricscli.errors import BricsError
 
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "nn-search": nn_search.nn_search,
     "table": table.table,
     "report": report.report,
+    "verify": verify.verify,
     "doctor": doctor.doctor,
 }
 for name, command in COMMANDS.items():

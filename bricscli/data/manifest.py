@@ -72,11 +72,12 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], list[Shard]]:
 
 
 def write_manifest(folder: Path, header: Mapping[str, Any], shards: list[Shard]) -> None:
-    """Replaces the manifest, and with it the index; of the header "schema" and "splits" become what they must be.
+    """Replaces the manifest, and with it the index; what of the header the shards decide becomes what it must be.
 
     Raises ValueError where the shards do not go together: a sample is there twice, or lacks files that others have.
     """
-    head = {"schema": SCHEMA, **header} | {"schema": SCHEMA, "splits": _count_samples(shards)}
+    kept = {key: value for key, value in header.items() if key not in RESERVED}
+    head = {"schema": SCHEMA, **kept, "splits": _count_samples(shards)}
     if shards:
         head["index"], data = pack([shard.contents for shard in shards])
         files.write_bytes(folder / head["index"]["name"], data)
@@ -143,7 +144,7 @@ def parse_manifest(where: str, text: bytes, read_index: ReadIndex) -> tuple[dict
 
 
 def _parse_indexed(header: dict[str, Any], text: bytes, read_index: ReadIndex) -> list[Shard]:
-    """Takes "shards", "index" and "checksum" out of the header."""
+    """Takes "shards" and "checksum" out of the header."""
     seal = _CHECKSUM.search(text)
     _require(seal and hashlib.sha256(text[: seal.start()]).hexdigest() == seal[1].decode(), "damaged: it is not what "
              "its checksum says")
@@ -152,7 +153,7 @@ def _parse_indexed(header: dict[str, Any], text: bytes, read_index: ReadIndex) -
     if not entries:
         _require("index" not in header, "an index of no shards")
         return []
-    about = header.pop("index")
+    about = header["index"]
     samples = [entry["samples"] for entry in entries]
     _require(all(type(count) is int and count > 0 for count in samples), "bad counts")
     _require(INDEX_NAME.fullmatch(about["name"]), f"bad index name {about['name']!r}")

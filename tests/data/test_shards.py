@@ -48,7 +48,7 @@ def test_the_manifest_says_what_is_there(dataset: ShardSet) -> None:
     manifest = json.loads((dataset.path / "manifest.json").read_text())
     assert manifest["schema"] == 2 and manifest["kind"] == "images" and manifest["note"] == "ünï"
     assert {key: dataset.header[key] for key in HEADER} == HEADER
-    assert set(dataset.header) == {*HEADER, "schema", "splits"}
+    assert set(dataset.header) == {*HEADER, "schema", "splits", "index"}
     assert dataset.digest == hashlib.sha256((dataset.path / "manifest.json").read_bytes()).hexdigest()
     listed = 0
     for shard, listing in zip(dataset.shards, manifest["shards"], strict=True):
