@@ -29,6 +29,7 @@ from bricscli.commands import (
     table,
     train_ae,
     train_diffusion,
+    verify,
 )
 from bricscli.errors import BricsError
 
@@ -55,6 +56,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "nn-search": nn_search.nn_search,
     "table": table.table,
     "report": report.report,
+    "verify": verify.verify,
     "doctor": doctor.doctor,
     "selftest": selftest.selftest,
 }

@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 
 import bricscli
+from bricscli.data.manifest import read_manifest, write_manifest
 from bricscli.data.shards import ShardSet
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 
@@ -33,7 +34,7 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"], ["inpaint"],
-            ["nn-search"], ["table"], ["report"], ["doctor"], ["selftest"], ["plot", "schedules"],
+            ["nn-search"], ["table"], ["report"], ["verify"], ["doctor"], ["selftest"], ["plot", "schedules"],
             ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"], ["eval", "all"], ["eval", "statistics"],
             ["eval", "spectrum"], ["eval", "inpaint"]]
 
@@ -605,9 +606,9 @@ def wrong(world: World, fork: Server, tmp_path_factory: pytest.TempPathFactory) 
     (path / "own" / "broken.yaml").write_text("kind: [autoencoder\n")
     recoded = path / "runs" / "recoded"
     shutil.copytree(path / "runs" / "toy", recoded)
-    manifest = recoded / "codes" / "manifest.json"
-    digest = ShardSet.open(recoded / "codes").header["autoencoder"]["digest"]
-    manifest.write_text(manifest.read_text().replace(digest, "0" * 64))
+    header, shards = read_manifest(recoded / "codes")
+    digest = header["autoencoder"]["digest"]
+    write_manifest(recoded / "codes", header | {"autoencoder": {"run": "toy", "digest": "0" * 64}}, shards)
     changed = path / "runs" / "changed"
     shutil.copytree(path / "runs" / "toy-diffusion", changed)
     info = changed / "run.json"

@@ -48,6 +48,11 @@ class FilledFolder:
                 write_manifest(path, header, [])
         return FilledFolder(path, header)
 
+    @staticmethod
+    def open(path: Path) -> "FilledFolder":
+        """Raises DataError where there is none, or its manifest is damaged."""
+        return FilledFolder(path, _read(path))
+
     def file(self, name: str, variant: int) -> Path:
         """`variant` counts from 0, names from 1."""
         return self.path / f"{name}-{variant + 1}.png"

@@ -200,7 +200,7 @@ class ShardSamples(SampleFolder):
             with files.new_file(self.path / name) as temporary:
                 written = replace(write_tar(temporary, SPLIT, samples), name=name)
             shards = sorted([written, *(shard for shard in shards if shard.name != name)], key=lambda shard: shard.name)
-            seeds = show_ranges(singles(int(key) for shard in shards for key in shard.by_key))
+            seeds = show_ranges(singles(int(key) for shard in shards for key in shard.keys))
             write_manifest(self.path, header | {"seeds": seeds}, shards)
         self._waiting = {}
 
@@ -275,7 +275,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Shard]]:
 def _is_whole(header: dict[str, Any], shards: list[Shard]) -> bool:
     """Whether it can be what `brics sample` wrote. Raises nearly anything else where it is not."""
     parts = read_ranges(header["seeds"])
-    listed = show_ranges(singles(int(key) for shard in shards for key in shard.by_key))
+    listed = show_ranges(singles(int(key) for shard in shards for key in shard.keys))
     return (header["seeds"] == (listed if header["format"] == "shards" else show_ranges(parts))
             and all(parts) and sum(part.stop - part.start for part in parts) <= MOST_SAMPLES
             and isinstance(header["resolution"], int) and isinstance(header["versions"], list)

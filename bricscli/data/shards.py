@@ -1,75 +1,37 @@
-"""ShardSet: WebDataset tar shards and `manifest.json`, the index by which they are read.
+"""ShardSet: WebDataset tar shards, read by the manifest and its index.
 
 A sample is a key and its files: `000041.png`, `000041.json` ("key.extension"; an extension may hold dots). Shards are
-written by webdataset's writer and any WebDataset loader reads them. We read them by the manifest's offsets instead, so
-that sample i costs one `pread`, the order is ours, and a short or altered shard is an error, never a short epoch.
-
-manifest.json: {"schema": 1, <header: "kind", ...>, "splits": {"train": samples, ...}, "shards": [{"name", "split",
-"samples", "bytes", "sha256", "members": [[file name, offset, bytes, CRC-32], ...]}, ...]}. Same samples, same bytes.
+written by webdataset's writer and any WebDataset loader reads them. We read them by the offsets of the index instead
+(data/manifest.py), so that sample i costs one `pread`, the order is ours, and a short or altered shard is an error,
+never a short epoch.
 """
 
+import bisect
 import functools
 import hashlib
 import itertools
-import json
 import operator
 import os
-import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bricscli import files
+from bricscli.data.index import Member, gather_members, is_member_name
+from bricscli.data.manifest import AGAIN, MANIFEST, RESERVED, Shard, read_manifest_text, write_manifest
+from bricscli.data.manifest import read_manifest as read_manifest
+from bricscli.data.manifest import read_shard as read_shard
 from bricscli.errors import DataError
-
-SCHEMA = 1
-MANIFEST = "manifest.json"
 
 #: Of the images in shards.
 IMAGE_EXTENSIONS = ("png", "webp", "jpg")
 
-_SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+\.tar")
-_MEMBER_NAME = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _OPEN_FILES = 256
 
 #: (split, key, {extension: contents})
 Sample = tuple[str, str, Mapping[str, bytes]]
-
-
-class Member(NamedTuple):
-    """One file inside a shard: `size` bytes of contents at `offset`."""
-
-    name: str
-    offset: int
-    size: int
-    crc32: int
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar file as the manifest describes it."""
-
-    name: str
-    split: str
-    samples: int
-    bytes: int
-    sha256: str
-    members: list[Member] = field(repr=False)
-
-    @functools.cached_property
-    def by_key(self) -> dict[str, dict[str, Member]]:
-        """key -> extension -> member, in the order of the shard."""
-        groups: dict[str, dict[str, Member]] = {}
-        for member in self.members:
-            match = _MEMBER_NAME.fullmatch(member.name)
-            if match is None or match[2] in groups.setdefault(match[1], {}):
-                raise ValueError(f"bad or repeated file name {member.name!r} in {self.name}")
-            groups[match[1]][match[2]] = member
-        return groups
 
 
 class Split:
@@ -77,38 +39,37 @@ class Split:
 
     def __init__(self, name: str, folder: Path, shards: list[Shard]) -> None:
         self.name = name
-        self._folder = folder
-        self._samples: list[tuple[str, str, dict[str, Member]]] = []
-        for shard in shards:
-            for key, members in shard.by_key.items():
-                self._samples.append((key, shard.name, members))
+        self._folder, self._shards = folder, shards
+        self._ends = list(itertools.accumulate(shard.samples for shard in shards))
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_OpenFile)
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return self._ends[-1] if self._ends else 0
 
     @property
     def keys(self) -> list[str]:
-        return [key for key, _, _ in self._samples]
+        return [key for shard in self._shards for key in shard.keys]
 
     def key(self, i: int) -> str:
-        return self._samples[i][0]
+        shard, row = self._find(i)
+        return shard.contents.key(row)
 
     @property
     def extensions(self) -> list[str]:
         """What each sample has, sorted."""
-        return sorted(self._samples[0][2]) if self._samples else []
+        return sorted(self._shards[0].contents.extensions) if self._shards else []
 
     def where(self, i: int, extension: str) -> str:
         """Words for messages: which shard, which file in it."""
-        key, shard, _ = self._samples[i]
-        return f"{self._folder / shard}: {key}.{extension}"
+        shard, row = self._find(i)
+        return f"{self._folder / shard.name}: {shard.contents.key(row)}.{extension}"
 
     def crc32s(self, extension: str) -> list[int]:
-        """Of each sample's file, as the manifest has it. Raises DataError where the samples have no such file."""
+        """Of each sample's file, as the index has it. Raises DataError where the samples have no such file."""
         if extension not in self.extensions:
-            raise DataError(f"{self.where(0, extension)}: no such file; there is {', '.join(self.extensions)}.")
-        return [members[extension].crc32 for _, _, members in self._samples]
+            raise self._lacks(0, extension)
+        column = self._shards[0].contents.extensions.index(extension)
+        return [crc32 for shard in self._shards for crc32 in shard.contents.table["crc32"][:, column].tolist()]
 
     def read(self, i: int, extension: str = "png") -> bytes:
         """The contents of sample i's file, checked.
@@ -116,20 +77,27 @@ class Split:
         Raises:
             DataError: the bytes are not those that were written.
         """
-        _, shard, members = self._samples[i]
-        if extension not in members:
-            raise DataError(f"{self.where(i, extension)}: no such file; there is {', '.join(members)}.")
-        member = members[extension]
+        shard, row = self._find(i)
+        if extension not in shard.contents.extensions:
+            raise self._lacks(i, extension)
+        member = shard.contents.member(row, extension)
         try:
-            data = self._open(self._folder / shard).read(member)
+            data = self._open(self._folder / shard.name).read(member)
         except OSError as error:
-            raise DataError(f"{self.where(i, extension)}: cannot be read ({error.strerror}). {_AGAIN}") from None
-        if zlib.crc32(data) != member.crc32:
-            raise DataError(f"{self.where(i, extension)}: damaged (its CRC-32 differs from the manifest's). {_AGAIN}")
+            raise DataError(f"{self.where(i, extension)}: cannot be read ({error.strerror}). {AGAIN}") from None
+        if len(data) != member.size or zlib.crc32(data) != member.crc32:
+            raise DataError(f"{self.where(i, extension)}: damaged (its CRC-32 differs from the manifest's). {AGAIN}")
         return data
 
+    def _find(self, i: int) -> tuple[Shard, int]:
+        """The shard of sample i, and which of its samples it is."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)}")
+        number = bisect.bisect_right(self._ends, i)
+        return self._shards[number], i - (self._ends[number - 1] if number else 0)
 
-_AGAIN = "Delete the data set and make it again."
+    def _lacks(self, i: int, extension: str) -> DataError:
+        return DataError(f"{self.where(i, extension)}: no such file; there is {', '.join(self.extensions)}.")
 
 
 class _OpenFile:
@@ -164,8 +132,7 @@ class ShardSet:
             DataError: there is no data set, or it is not complete.
         """
         path = Path(path)
-        text = _read_text(path)
-        header, shards = _parse(path, text)
+        text, header, shards = read_manifest_text(path)
         _check_files(path, shards)
         return cls(path, header, shards, hashlib.sha256(text).hexdigest())
 
@@ -184,9 +151,9 @@ class ShardSet:
     @property
     def image_extension(self) -> str:
         """What the files of its images end with: "png", "webp" or "jpg". Raises DataError where there are none."""
-        first = next((sample for shard in self.shards for sample in shard.by_key.values()), {})
+        found = self.shards[0].contents.extensions if self.shards else ()
         for extension in IMAGE_EXTENSIONS:
-            if extension in first:
+            if extension in found:
                 return extension
         raise DataError(f"{self.path}: holds no images. Choose a data set made by `brics prepare`.")
 
@@ -202,9 +169,9 @@ class ShardSet:
             try:
                 found = files.sha256_file(where)
             except OSError as error:
-                raise DataError(f"{where}: cannot be read ({error.strerror}). {_AGAIN}") from None
+                raise DataError(f"{where}: cannot be read ({error.strerror}). {AGAIN}") from None
             if found != shard.sha256:
-                raise DataError(f"{where}: damaged (its SHA-256 differs from the manifest's). {_AGAIN}")
+                raise DataError(f"{where}: damaged (its SHA-256 differs from the manifest's). {AGAIN}")
 
 
 def write_shards(
@@ -216,28 +183,12 @@ def write_shards(
     `header` goes into the manifest and needs a "kind". `samples` is read once and not held; the samples of a split
     follow one another. `findings` is asked at the end for what the header could not know before.
     """
-    if "kind" not in header or {"schema", "splits", "shards"} & set(header):
-        raise ValueError("header needs `kind`, and leaves `schema`, `splits` and `shards` to write_shards")
+    if "kind" not in header or RESERVED & set(header):
+        raise ValueError(f"header needs `kind`, and leaves {', '.join(sorted(RESERVED))} to write_shards")
     with files.new_directory(out) as folder:
         shards = list(_write_tars(folder, samples, samples_per_shard))
-        _require_whole_samples(shards)
         write_manifest(folder, {**header, **findings()}, shards)
     return ShardSet.open(out)
-
-
-def read_manifest(folder: Path) -> tuple[dict[str, Any], list[Shard]]:
-    """What the manifest says, whether its shards are there or not: its header, and them.
-
-    Raises:
-        DataError: there is none, or it is damaged.
-    """
-    return _parse(folder, _read_text(folder))
-
-
-def write_manifest(folder: Path, header: Mapping[str, Any], shards: list[Shard]) -> None:
-    """Replaces the manifest; the header's "schema" and "splits" are what they must be."""
-    head = {"schema": SCHEMA, **header, "splits": _count_samples(shards)}
-    files.write_text(folder / MANIFEST, _manifest(head, shards))
 
 
 def _write_tars(folder: Path, samples: Iterable[Sample], samples_per_shard: int) -> Iterator[Shard]:
@@ -264,86 +215,16 @@ def write_tar(path: Path, split: str, samples: Iterable[Sample]) -> Shard:
                 raise ValueError(f"{key}: a sample with no files")
             for extension, data in contents.items():
                 name = f"{key}.{extension}"
-                if not _MEMBER_NAME.fullmatch(name) or name in written:
+                if not is_member_name(name) or name in written:
                     raise ValueError(f"bad or repeated file name {name!r}")
                 written[name] = zlib.crc32(data)
             tar.write({"__key__": key, **contents})
             count += 1
     with tarfile.open(path, "r:") as finished:
-        members = [Member(m.name, m.offset_data, m.size, written[m.name]) for m in finished]
-    assert len(members) == len(written)
-    return Shard(path.name, split, count, path.stat().st_size, files.sha256_file(path), members)
-
-
-def _manifest(header: Mapping[str, Any], shards: list[Shard]) -> str:
-    """JSON with one line per member: half as long as one line per number, and readable."""
-    blocks = []
-    for shard in shards:
-        facts = {key: getattr(shard, key) for key in ("name", "split", "samples", "bytes", "sha256")}
-        members = ",\n".join(json.dumps(member) for member in shard.members)
-        blocks.append(f'{json.dumps(facts)[:-1]}, "members": [\n{members}\n]}}')
-    head = json.dumps(header, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
-    return head + ',\n "shards": [\n' + ",\n".join(blocks) + "\n]\n}\n"
-
-
-def _read_text(path: Path) -> bytes:
-    try:
-        return (path / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no prepared data set (no {MANIFEST}). Make one with `brics prepare`.") from None
-    except OSError as error:
-        raise DataError(f"{path / MANIFEST}: cannot be read ({error.strerror}).") from None
-
-
-def _parse(path: Path, text: bytes) -> tuple[dict[str, Any], list[Shard]]:
-    where = path / MANIFEST
-    try:
-        header = json.loads(text)
-        schema = header["schema"]
-        if schema != SCHEMA:
-            raise DataError(f"{where}: has schema {schema!r}; this version of brics reads {SCHEMA}. {_AGAIN}")
-        shards = [read_shard(entry) for entry in header.pop("shards")]
-        _require(header["splits"] == _count_samples(shards), "its splits do not add up")
-        _require(isinstance(header["kind"], str), "its kind is not a text")
-        _require(len({shard.name for shard in shards}) == len(shards), "a shard is listed twice")
-        _require_whole_samples(shards)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
-        raise DataError(f"{where}: not a manifest that brics wrote ({reason}). {_AGAIN}") from None
-    return header, shards
-
-
-def read_shard(entry: dict[str, Any]) -> Shard:
-    """A shard as JSON has it. Raises ValueError, TypeError or KeyError where it cannot be one."""
-    members = [Member(*member) for member in entry["members"]]
-    shard = Shard(**{**entry, "members": members})
-    _require(_SHARD_NAME.fullmatch(shard.name), f"bad shard name {shard.name!r}")
-    _require(_SHA256.fullmatch(shard.sha256), f"bad SHA-256 of {shard.name}")
-    _require(isinstance(shard.split, str) and shard.split.isidentifier(), f"bad split of {shard.name}")
-    for member in members:
-        _require(all(type(value) is int and value >= 0 for value in member[1:]), f"bad numbers of {member.name!r}")
-        _require(member.offset + member.size <= shard.bytes, f"{member.name!r} lies outside of {shard.name}")
-    _require(len(shard.by_key) == shard.samples, f"{shard.name} lists another number of samples")
-    return shard
-
-
-def _count_samples(shards: list[Shard]) -> dict[str, int]:
-    splits: dict[str, int] = {}
-    for shard in shards:
-        splits[shard.split] = splits.get(shard.split, 0) + shard.samples
-    return splits
-
-
-def _require_whole_samples(shards: list[Shard]) -> None:
-    keys = [key for shard in shards for key in shard.by_key]
-    _require(len(set(keys)) == len(keys), "a sample is listed twice")
-    kinds = {tuple(sorted(sample)) for shard in shards for sample in shard.by_key.values()}
-    _require(len(kinds) <= 1, "some samples lack files that others have")
-
-
-def _require(condition: Any, reason: str) -> None:
-    if not condition:
-        raise ValueError(reason)
+        found = gather_members((m.name, m.offset_data, m.size, written[m.name]) for m in finished)
+    assert found.table.size == len(written) and len(found) == count
+    found.check(path.stat().st_size)
+    return Shard(path.name, split, count, path.stat().st_size, files.sha256_file(path), found)
 
 
 def _check_files(path: Path, shards: list[Shard]) -> None:
@@ -351,10 +232,10 @@ def _check_files(path: Path, shards: list[Shard]) -> None:
         try:
             size = (path / shard.name).stat().st_size
         except OSError as error:
-            raise DataError(f"{path / shard.name}: listed in {MANIFEST}, but {error.strerror}. {_AGAIN}") from None
+            raise DataError(f"{path / shard.name}: listed in {MANIFEST}, but {error.strerror}. {AGAIN}") from None
         if size != shard.bytes:
             state = "truncated" if size < shard.bytes else "too long"
-            raise DataError(f"{path / shard.name}: {state} ({size} bytes instead of {shard.bytes}). {_AGAIN}")
+            raise DataError(f"{path / shard.name}: {state} ({size} bytes instead of {shard.bytes}). {AGAIN}")
     strangers = sorted({file.name for file in path.glob("*.tar")} - {shard.name for shard in shards})
     if strangers:
         raise DataError(f"{path / strangers[0]}: not listed in {MANIFEST}. Move it elsewhere.")

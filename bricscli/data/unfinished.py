@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +89,7 @@ class Unfinished:
                 shard = replace(write_tar(temporary, split, _chain(first, samples)), name=path.name)
         record = Record(shard, list(rejected))
         files.write_text(self._records / f"{name}.json", json.dumps({
-            "shard": shard and asdict(shard), "rejected": [[place, *entry] for place, entry in rejected]}))
+            "shard": shard and shard.as_json(), "rejected": [[place, *entry] for place, entry in rejected]}))
         self.finished += 1
         return record
 

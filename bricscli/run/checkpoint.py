@@ -158,14 +158,24 @@ def latest_checkpoint(folder: Path) -> Path | None:
     Raises DataError where there are checkpoints and none is intact, since going on would mean starting again.
     """
     steps = list_checkpoints(folder)
+    damaged: dict[Path, str] = {}
     for path in reversed(steps):
         reason = _damage(path)
         if reason is None:
+            for newer, why in damaged.items():
+                warn(f"{newer}: {why}. {path.name} is used instead.")
             return path
-        warn(f"{path}: {reason}. The checkpoint before it is used instead.")
+        damaged[path] = reason
     if steps:
-        raise DataError(f"{folder}: none of its {len(steps)} checkpoints is intact. Delete them to start again.")
+        reasons = "; ".join(f"{path.name}: {why}" for path, why in damaged.items())
+        raise DataError(f"{folder}: none of its {len(steps)} checkpoints is intact ({reasons}). Delete them to start "
+                        "again.")
     return None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """By its name."""
+    return _STEP.match(path.absolute().name) is not None and path.is_dir()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -227,27 +237,46 @@ def _require_intact(path: Path, names: Collection[str] | None) -> None:
 
 def _damage(path: Path, names: Collection[str] | None = None) -> str | None:
     """Why a checkpoint, or those of its files that are named, cannot be used, None if they can."""
+    return next(iter_damage(path, names), None)
+
+
+def iter_damage(path: Path, names: Collection[str] | None = None, *, quick: bool = False) -> Iterator[str]:
+    """Every reason why a checkpoint, or those of its files that are named, cannot be used; quick: without digests."""
     if not path.is_dir():
-        return "no such checkpoint"
+        yield "no such checkpoint"
+        return
     try:
         manifest = _read_manifest(path)
         if manifest["schema"] != SCHEMA:
-            return f"has schema {manifest['schema']}, this version of brics reads {SCHEMA}"
-        if names is None:
-            names = (WEIGHTS, *map(average_name, list_averages(path)), TRAINING, STATE)
-        for name in names:
-            listed = manifest["files"][name]
-            size = (path / name).stat().st_size
-            if size != listed["bytes"]:
-                return f"{name} is damaged ({size} bytes instead of {listed['bytes']})"
-            if files.sha256_file(path / name) != listed["sha256"]:
-                return f"{name} is damaged (its SHA-256 is not that in {MANIFEST})"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
+            yield f"has schema {manifest['schema']}, this version of brics reads {SCHEMA}"
+            return
+        if (match := _STEP.match(path.name)) and manifest["step"] != int(match[1]):
+            yield f"{MANIFEST} is damaged (it is of step {manifest['step']})"
+        listed = {name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"])
+                  for name in names or (WEIGHTS, *map(average_name, list_averages(path)), TRAINING, STATE)}
+    except FileNotFoundError:
+        yield f"{MANIFEST} is missing"
     except OSError as error:
-        return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is damaged"
+        yield f"{MANIFEST} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        yield f"{MANIFEST} is damaged"
+    else:
+        for name, (size, digest) in listed.items():
+            if reason := _file_damage(path / name, size, None if quick else digest):
+                yield reason
+
+
+def _file_damage(path: Path, size: int, digest: str | None) -> str | None:
+    try:
+        found = path.stat().st_size
+        if found != size:
+            return f"{path.name} is damaged ({found} bytes instead of {size})"
+        if digest is not None and files.sha256_file(path) != digest:
+            return f"{path.name} is damaged (its SHA-256 is not that in {MANIFEST})"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
     return None
 
 

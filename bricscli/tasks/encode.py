@@ -121,7 +121,7 @@ def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.dev
     decode, extension = partial(decode_image, resolution=recipe.data.resolution), images.image_extension
     for split_name in images.splits:
         split = images.split(split_name)
-        keys, seen = split.keys, 0
+        seen = 0
         batches = in_order(split, decode, extension, IMAGES_AT_A_TIME)
         for batch in track(batches, len(split), f"encoding {split_name}", "images", size=len):
             real = to_float(torch.from_numpy(batch))
@@ -137,7 +137,7 @@ def _samples(autoencoder: LoadedAutoencoder, images: ShardSet, device: torch.dev
                     if spread and split_name == "train":
                         spread.add(latent)
                 label = {LABEL: split.read(number, LABEL)} if "classes" in images.header else {}
-                yield split_name, keys[number], label | {name: _to_npy(code) for name, code in latents.items()}
+                yield split_name, split.key(number), label | {name: _to_npy(code) for name, code in latents.items()}
             seen += len(batch)
 
 

@@ -173,10 +173,9 @@ def test_samples_of_another_shape_are_named(split: Split) -> None:
         batches.batch(0)
 
 
-def test_an_empty_split_is_refused(split: Split) -> None:
-    split._samples.clear()
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no samples"):
-        reader(split)
+        reader(Split("train", tmp_path, []))
 
 
 def test_in_order_reads_all_once(split: Split) -> None:

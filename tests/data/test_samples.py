@@ -65,7 +65,9 @@ def test_shards_do_not_depend_on_how_seeds_were_asked_for(tmp_path: Path) -> Non
             fill(tmp_path / name, "shards", seeds)
     contents = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in parts]
     assert contents[0] == contents[1] == contents[2]
-    assert sorted(contents[0]) == [".lock", "manifest.json", *(f"samples-0000{i}.tar" for i in range(4))]
+    lock, index, *others = sorted(contents[0])
+    assert [lock, *others] == [".lock", "manifest.json", *(f"samples-0000{i}.tar" for i in range(4))]
+    assert index.startswith("index-")
 
 
 def test_shards_are_for_everybody(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_damaged_shard_keeps_what_is_intact(tmp_path: Path) -> None:
     """Where only some of its seeds are asked for again, the others of which not a bit has changed stay."""
     folder = fill(tmp_path, "shards", range(8))
     _, (shard,) = read_manifest(tmp_path)
-    offset = shard.by_key["000006"]["png"].offset
+    offset = next(member.offset for member in shard.members if member.name == "000006.png")
     data = bytearray((tmp_path / shard.name).read_bytes())
     data[offset + 50] ^= 4
     (tmp_path / shard.name).write_bytes(data)
@@ -135,9 +137,10 @@ def test_a_damaged_shard_keeps_what_is_intact(tmp_path: Path) -> None:
 def test_killed_between_a_file_and_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
     fill(tmp_path / "whole", format, range(12))
     fill(tmp_path / "x", format, range(4))
-    before = (tmp_path / "x" / "manifest.json").read_bytes()
+    before = {path: path.read_bytes() for path in (tmp_path / "x").iterdir() if path.suffix in (".json", ".bin")}
     fill(tmp_path / "x", format, range(4, 12))
-    (tmp_path / "x" / "manifest.json").write_bytes(before)
+    for path, data in before.items():
+        path.write_bytes(data)
     folder = create(tmp_path / "x", format)
     assert folder.seeds == [0, 1, 2, 3] and [folder.holds(seed) for seed in folder.seeds] == [format == "png"] * 4
     fill(tmp_path / "x", format, range(12))
@@ -253,8 +256,9 @@ def test_the_newest_are_those_drawn_last_and_no_data_set(tmp_path: Path) -> None
 
 def test_the_manifest_is_json_of_a_few_lines(tmp_path: Path) -> None:
     fill(tmp_path, "png", range(50))
-    assert json.loads((tmp_path / "manifest.json").read_text()) == {
-        "schema": 1, "kind": "samples", **settings("png"), "versions": [VERSIONS], "seeds": "0-49", "splits": {},
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert len(manifest.pop("checksum")) == 64 and manifest == {
+        "schema": 2, "kind": "samples", **settings("png"), "versions": [VERSIONS], "seeds": "0-49", "splits": {},
         "shards": []}
 
 

@@ -100,6 +100,7 @@ def test_damaged_newest_falls_back_with_a_warning(
         file.write_bytes(file.read_bytes()[:-1] if damage == "truncate" and name != "manifest.json" else b"")
     assert latest_checkpoint(tmp_path) == good
     warning = capsys.readouterr().err
+    assert warning.endswith(". step-0000001 is used instead.\n")
     assert warning.count("\n") == 1 and warning.startswith(f"brics: warning: {bad}: {name} is ")
     assert damage not in ("truncate", "empty") or "bytes instead of" in warning or name == "manifest.json"
     with pytest.raises(DataError, match=f"step-0000002: {name} is "):
@@ -117,8 +118,9 @@ def test_none_intact_is_an_error_and_none_is_none(tmp_path: Path, capsys: pytest
     assert latest_checkpoint(tmp_path / "nowhere") is None
     assert latest_checkpoint(tmp_path) is None
     flip(save(tmp_path, 1) / "state.json")
-    with pytest.raises(DataError, match="none of its 1 checkpoints is intact"):
+    with pytest.raises(DataError, match=r"none of its 1 checkpoints is intact \(step-0000001: state.json is damaged"):
         latest_checkpoint(tmp_path)
+    assert capsys.readouterr().err == "", "nothing is used instead"
 
 
 def test_missing_and_foreign(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_any_number_of_workers_writes_the_same_bytes(photos: Path, tmp_path: Pat
     for name in ("photos", "toy"):
         first = contents(tmp_path / f"{name}1")
         assert first == contents(tmp_path / f"{name}2") == contents(tmp_path / f"{name}3")
-        assert "manifest.json" in first and len(first) == 3
+        assert "manifest.json" in first and len(first) == 4
 
 
 def test_the_same_command_again_does_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,8 +54,8 @@ class RunResults:
         """Images seen and picture of the first preview sheet and the newest."""
         read = [(int(path.stem), path) for path in sorted(self.run.sheets.glob("*.png")) if path.stem.isdecimal()]
         found: list[tuple[int, Pixels]] = []
-        for order in (read, read[::-1]):
-            for seen, path in order:
+        for newest in (False, True):
+            for seen, path in sorted(read, reverse=newest):
                 if any(seen == other for other, _ in found):
                     break
                 try:
@@ -63,6 +63,7 @@ class RunResults:
                     break
                 except ImageError as error:
                     self.leave_out(path, str(error))
+                    read.remove((seen, path))
         return found
 
     def _samples(self) -> tuple[list[int], Pixels, dict[str, Any]] | None:

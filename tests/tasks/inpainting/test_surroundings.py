@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from bricscli.data.images import decode_image, to_float
+from bricscli.data.manifest import read_manifest, write_manifest
 from bricscli.data.masks import draw_mask, pool_mask
 from bricscli.data.shards import ShardSet
 from bricscli.diffusion.inpainting import Surrounded
@@ -134,8 +135,8 @@ def test_the_images_must_be_those_of_the_codes(copied: Trained, tmp_path: Path, 
     (copied.root / "data").rename(copied.root / "moved")
     (copied.root / "data").mkdir()
     shutil.copytree(copied.root / "moved", copied.root / "data" / "data")
-    manifest = copied.root / "moved" / "manifest.json"
-    manifest.write_text(manifest.read_text() + " ")
+    header, shards = read_manifest(copied.root / "moved")
+    write_manifest(copied.root / "moved", header | {"note": "changed"}, shards)
     with pytest.raises(DataError, match=r"moved: is not the data set that .*codes was encoded from .* with --data"):
         train_denoiser(recipe, copied.autoencoder.path, tmp_path / "run", data=copied.root / "moved", device=cpu)
     assert not (tmp_path / "run").exists()
