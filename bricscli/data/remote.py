@@ -32,7 +32,8 @@ from bricscli.errors import BricsError, DataError
 #: Bytes of a manifest.
 MOST = 1 << 29
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_FILE_NAME = re.compile(r"[A-Za-z0-9._-]+\.tar")
+#: Shards, and the index of their members.
+_FILE_NAME = re.compile(r"[A-Za-z0-9._-]+\.tar|index-[0-9a-f]{16}\.bin")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,18 +52,11 @@ class RemoteSet:
     where: str  #: as it was named, for messages
     name: str  #: what a local copy is called
     manifest: bytes
+    digest: str  #: SHA-256 of the manifest
+    header: dict[str, Any]  #: the manifest without its shards; nothing of it was looked at
     listed: list[Listed]
     address_of: Callable[[str], str]  #: name of a file -> what to ask, secrets and all
     opener: CheckedOpener
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """The manifest without its shards, as far as it was looked at: nothing of it needs to be right."""
-        return {key: value for key, value in json.loads(self.manifest).items() if key != "shards"}
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.manifest).hexdigest()
 
     @property
     def bytes(self) -> int:
@@ -117,7 +111,8 @@ def look_up(where: str, allowed: Iterable[str] = ()) -> RemoteSet:
     opener.check(url := address_of(MANIFEST))
     text = download_newest(url, coming, most=MOST, opener=opener, shown=f"{place}/{MANIFEST}")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", place.rpartition("/")[2]).lstrip(".-") or "data"
-    return RemoteSet(place, name, text, _read_listed(f"{place}/{MANIFEST}", text), address_of, opener)
+    header, listed = _read_manifest(f"{place}/{MANIFEST}", text)
+    return RemoteSet(place, name, text, hashlib.sha256(text).hexdigest(), header, listed, address_of, opener)
 
 
 def fetch(remote: RemoteSet, progress: Callable[[int], None] = lambda done: None) -> Path:
@@ -156,20 +151,21 @@ def _addresses(where: str) -> Callable[[str], str]:
     return lambda name: f"{base}/{name}"
 
 
-def _read_listed(where: str, text: bytes) -> list[Listed]:
-    """All files that a manifest names: plain names, so that nothing else is asked for or written.
+def _read_manifest(where: str, text: bytes) -> tuple[dict[str, Any], list[Listed]]:
+    """The header of a manifest, and all files that it names: plain names, so that nothing else is asked for or written.
 
     Whatever else it must be is looked at by `ShardSet.open`. Raises DataError.
     """
     try:
-        entries = json.loads(text)["shards"]
+        header = dict(json.loads(text))
+        entries = [*header.pop("shards"), *([header["index"]] if "index" in header else [])]
         found = [Listed(entry["name"], entry["bytes"], entry["sha256"]) for entry in entries]
     except (ValueError, KeyError, TypeError, RecursionError):
-        found = []
+        header, found = {}, []
     if not found or len({file.name for file in found}) < len(found) or not all(map(_is_plain, found)):
         raise DataError(f"{where}: is no manifest of a data set that brics wrote. Name the folder that `brics prepare` "
                         "made, with all that is in it.")
-    return found
+    return header, found
 
 
 def _is_plain(file: Listed) -> Any:

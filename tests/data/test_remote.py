@@ -24,11 +24,11 @@ pytestmark = pytest.mark.usefixtures("fast_network")
 COUNT = 9
 
 
-def make(folder: Path, seed: int = 0) -> ShardSet:
-    """Three shards of three samples of noise."""
+def make(folder: Path, seed: int = 0, **more: Any) -> ShardSet:
+    """Three shards of three samples of noise, and what else the manifest is to say."""
     noise = np.random.default_rng(seed)
     samples = (("train", f"{i:06d}", {"npy": noise.bytes(20_000)}) for i in range(COUNT))
-    return write_shards(folder, {"kind": "key_codes"}, samples, samples_per_shard=3)
+    return write_shards(folder, {"kind": "key_codes", **more}, samples, samples_per_shard=3)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def check_whole(folder: Path, original: Path) -> None:
 def test_a_data_set_comes_once(ending: str, site: Any, tmp_path: Path) -> None:
     seen: list[int] = []
     remote = ask(site, f"church{ending}")
-    assert site.shards() == [] and len(remote.missing) == 3, "the manifest alone tells what would come"
+    assert site.shards() == [] and remote.missing == remote.listed, "the manifest alone tells what would come"
     folder = fetch(remote, seen.append)
     check_whole(folder, site.folder / "church")
     assert folder.name == "church" and seen == sorted(seen) and seen[-1] == remote.bytes
@@ -77,12 +77,12 @@ def test_a_data_set_comes_once(ending: str, site: Any, tmp_path: Path) -> None:
 
 def test_equal_names_do_not_mix_and_equal_shards_lie_there_once(site: Any, tmp_path: Path) -> None:
     make(site.folder / "other", seed=1)
-    shutil.copytree(site.folder / "church", site.folder / "copy")
-    manifest = site.folder / "copy" / MANIFEST
-    manifest.write_text(manifest.read_text().replace('"kind": "key_codes"', '"kind": "key_codes", "more": 1'))
-    for name in ("church", "other", "copy"):
-        check_whole(fetch(ask(site, name)), site.folder / name)
-    assert len(final_shards(tmp_path / "cache")) == 6 and len(site.shards()) == 6
+    make(site.folder / "copy", more=1)
+    remotes = [ask(site, name) for name in ("church", "other", "copy")]
+    for remote in remotes:
+        check_whole(fetch(remote), site.folder / remote.name)
+    assert len({remote.folder for remote in remotes}) == 3 and len(site.shards()) == 6
+    assert final_shards(tmp_path / "cache") == sorted({file.sha256 for remote in remotes for file in remote.listed})
 
 
 @pytest.mark.parametrize("tenths", range(1, 10))
@@ -184,7 +184,9 @@ def test_what_is_a_path_or_a_name(where: Any) -> None:
     lambda m: m["shards"][0].update(bytes=-1), lambda m: m["shards"][0].update(bytes=True),
     lambda m: m["shards"][0].update(bytes="7"), lambda m: m["shards"].append(m["shards"][0]),
     lambda m: m.update(shards=[]), lambda m: m.update(shards=7), lambda m: m.pop("shards"),
-    lambda m: m["shards"][0].pop("sha256"), lambda m: m.update(shards=[1])])
+    lambda m: m["shards"][0].pop("sha256"), lambda m: m.update(shards=[1]),
+    lambda m: m.update(index={"name": "../index-0123456789abcdef.bin", "bytes": 1, "sha256": "0" * 64}),
+    lambda m: m.update(index={"name": "index.bin", "bytes": 1, "sha256": "0" * 64}), lambda m: m.update(index=7)])
 def test_hostile_manifests(change: Callable[[Any], Any], site: Any, tmp_path: Path) -> None:
     path = site.folder / "church" / MANIFEST
     manifest = json.loads(path.read_bytes())
@@ -217,8 +219,17 @@ def test_shards_that_do_not_fit_the_manifest_of_their_members(site: Any) -> None
     manifest = json.loads(path.read_bytes())
     manifest["splits"]["train"] = 8
     path.write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="do not add up"):
+    with pytest.raises(DataError, match="not a manifest that brics wrote"):
         ShardSet.open(fetch(ask(site)))
+
+
+def test_a_file_beside_the_shards_comes_too(site: Any) -> None:
+    """The index that a manifest names."""
+    path, name = site.folder / "church" / MANIFEST, "index-0123456789abcdef.bin"
+    (site.folder / "church" / name).write_bytes(b"index")
+    digest = files.sha256_file(site.folder / "church" / name)
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"index": {"name": name, "bytes": 5, "sha256": digest}}))
+    assert (fetch(ask(site)) / name).read_bytes() == b"index"
 
 
 def test_a_changed_data_set_is_another(site: Any) -> None:
@@ -304,9 +315,7 @@ def test_several_processes_at_once(site: Any) -> None:
 
 def test_two_data_sets_with_a_shard_in_common_at_once(site: Any, tmp_path: Path) -> None:
     """Their folders have locks of their own; the shard is waited for, and not asked for again."""
-    shutil.copytree(site.folder / "church", site.folder / "copy")
-    manifest = site.folder / "copy" / MANIFEST
-    manifest.write_text(manifest.read_text().replace('"kind": "key_codes"', '"kind": "key_codes", "more": 1'))
+    make(site.folder / "copy", more=1)
     site.gate = threading.Event()
     remotes = [ask(site, name) for name in ("church", "copy")]
     threads = [threading.Thread(target=fetch, args=(remote,)) for remote in remotes]
