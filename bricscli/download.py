@@ -56,13 +56,14 @@ class Opener(Protocol):
 
 def download(url: str, path: Path, *, sha256: str | None, size: int | None = None,
              progress: Callable[[int, int | None], None] = lambda done, total: None,
-             opener: Opener | None = None, shown: str | None = None, wait: bool = False) -> Path:
+             opener: Opener | None = None, shown: str | None = None, wait: bool = False, patient: bool = False) -> Path:
     """Puts the file at `url` (https) to `path`, where it appears only whole and with this SHA-256; returns `path`.
 
     Nothing is asked for where it is already. `size`: bytes, where known. `progress(done, total)` is called with bytes;
     total is None where nobody knows it. What came stays for the next call when this one is interrupted or fails.
     `shown`: what an address is called that holds a secret, in messages and beside the part. `wait`: until another
-    process has downloaded to `path`.
+    process has downloaded to `path`. `patient`: the server answered just now, so its silence is no reason to give up at
+    once.
 
     Raises DataError without a digest and for other addresses than https (or http to this very machine), Unreachable
     where nothing answers, BricsError for any other answer than the file, for other bytes than expected, where another
@@ -79,6 +80,7 @@ def download(url: str, path: Path, *, sha256: str | None, size: int | None = Non
         if wait and _is_there(path, sha256):  # by the process that was waited for
             part.delete()
             return path
+        part.patient = patient
         _receive_or_tidy(part, url, opener or build_opener(_Redirects), size, progress)
         found = part.sha256
         if found != sha256:
@@ -112,6 +114,7 @@ class _Part:
         self.final, self.path, self.descriptor, self.shown = path, part_path(path), descriptor, shown
         self.expected = expected  #: SHA-256, where known
         self.most: int | None = None  #: bytes
+        self.patient = False
         self.about = Path(f"{self.path}.json")
         self.size = self.received = 0
         self.total: int | None = None
@@ -215,7 +218,7 @@ def _receive(part: _Part, url: str, opener: Opener, size: int | None, progress: 
             drops += 1
             if part.sha256 == part.expected:
                 return  # whole, whatever length was promised
-            if fruitless > len(PAUSES) or drops > MOST_DROPS or not (part.received or _may_pass(error)):
+            if fruitless > len(PAUSES) or drops > MOST_DROPS or not (part.received or part.patient or _may_pass(error)):
                 raise _unreachable(part, error) from error
             time.sleep(PAUSES[max(fruitless - 1, 0)])
 

@@ -158,7 +158,8 @@ def _read_manifest(where: str, text: bytes) -> tuple[dict[str, Any], list[Listed
     """
     try:
         header = dict(json.loads(text))
-        entries = [*header.pop("shards"), *([header["index"]] if "index" in header else [])]
+        shards = header.pop("shards")
+        entries = [*shards, header["index"]] if shards and "index" in header else shards
         found = [Listed(entry["name"], entry["bytes"], entry["sha256"]) for entry in entries]
     except (ValueError, KeyError, TypeError, RecursionError):
         header, found = {}, []
@@ -175,7 +176,7 @@ def _is_plain(file: Listed) -> Any:
 
 def _fetch_file(remote: RemoteSet, file: Listed, progress: Callable[[int, int | None], None]) -> None:
     download(remote.address_of(file.name), _cached(file), sha256=file.sha256, size=file.bytes, progress=progress,
-             opener=remote.opener, shown=f"{remote.where}/{file.name}", wait=True)
+             opener=remote.opener, shown=f"{remote.where}/{file.name}", wait=True, patient=True)
 
 
 def _add(progress: Callable[[int], None], before: int, done: int, total: int | None) -> None:

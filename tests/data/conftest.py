@@ -19,7 +19,7 @@ class Site:
     folder: Path
     asked: list[tuple[str, str | None]] = field(default_factory=list)  #: path, Range
     drop_after: float | None = None  #: share of a body after which the connection ends
-    stalls: bool = False  #: instead of ending it
+    stalls: int = 0  #: so many bodies stall after half, and do not end
     codes: list[int] = field(default_factory=list)  #: of the first answers
     location: str | None = None
     etag: Callable[[int], str] = lambda number: '"one"'  #: by the number of the request
@@ -73,10 +73,12 @@ def handler_of(site: Site) -> type[BaseHTTPRequestHandler]:
             self.send_header("ETag", etag)
             self.end_headers()
             most = len(whole) if site.drop_after is None else int(len(whole) * site.drop_after)
-            self.wfile.write(whole[start : start + most])
-            if site.stalls and start + most < len(whole):
-                self.wfile.flush()
-                site.released.wait(20)
+            if site.stalls:
+                site.stalls -= 1
+                self.wfile.write(whole[start : start + len(whole) // 2])
+                site.released.wait(60)
+            else:
+                self.wfile.write(whole[start : start + most])
 
     return Handler
 
@@ -110,7 +112,6 @@ def fast_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from bricscli import download
 
     monkeypatch.setattr(download, "PAUSES", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(download, "TIMEOUT", 0.4)
     monkeypatch.setenv("BRICS_CACHE", str(tmp_path / "cache"))
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3",
                  "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",

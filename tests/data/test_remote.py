@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bricscli import files
+from bricscli import download, files
 from bricscli.data import remote as module
+from bricscli.data.addresses import CheckedOpener
 from bricscli.data.remote import RemoteSet, fetch, fetched_set, is_remote, look_up
 from bricscli.data.shards import MANIFEST, ShardSet, write_shards
+from bricscli.download import Unreachable
 from bricscli.errors import BricsError, DataError, InterruptedRun
 
 pytestmark = pytest.mark.usefixtures("fast_network")
@@ -97,9 +100,32 @@ def test_a_server_that_is_ill_for_a_while(site: Any) -> None:
     check_whole(fetch(ask(site)), site.folder / "church")
 
 
-def test_a_server_that_stalls(site: Any) -> None:
-    site.drop_after, site.stalls = 0.6, True
-    check_whole(fetch(ask(site)), site.folder / "church")
+def test_a_server_that_stalls(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = ask(site)
+    monkeypatch.setattr(download, "TIMEOUT", 1.5)
+    site.stalls = 1
+    check_whole(fetch(remote), site.folder / "church")
+    assert site.asked[2][1] is not None, "the rest of the first shard alone"
+
+
+@pytest.mark.parametrize("error", [TimeoutError("timed out"), socket.gaierror(-3, "no name server"),
+                                   ConnectionRefusedError("refused")])
+def test_a_network_that_is_away_for_a_while(error: OSError, site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest came, so the server is there."""
+    remote, failures = ask(site), [error] * 3
+    connect = CheckedOpener.connect
+
+    def failing(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return connect(*arguments)
+
+    monkeypatch.setattr(CheckedOpener, "connect", failing)
+    check_whole(fetch(remote), site.folder / "church")
+    failures += [error] * 99
+    with pytest.raises(Unreachable):
+        ask(site)
+    assert len(failures) >= 95
 
 
 def test_a_server_that_stays_ill(site: Any, tmp_path: Path) -> None:
