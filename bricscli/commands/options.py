@@ -73,8 +73,8 @@ def at_hand(where: str, allowed: list[str], check: Callable[[str, dict[str, Any]
         return where
     remote = look_up(where, allowed)
     check(remote.where, remote.header)
-    with Progress(remote.bytes, f"fetching {remote.name}", "bytes") as shown:
-        return str(fetch(remote, shown.show))
+    with Progress(-(-remote.bytes // 10**6), f"fetching {remote.name}", "MB") as shown:
+        return str(fetch(remote, lambda done: shown.show(-(-done // 10**6))))
 
 
 def run_name(recipe: str) -> str:

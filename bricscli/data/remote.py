@@ -6,8 +6,9 @@ two data sets lies there once:
     shards/<SHA-256>                      contents, complete and right before they have that name
     sets/<SHA-256 of the manifest>/NAME/  manifest.json and links: what `ShardSet.open` reads
 
-A manifest names files beside itself and no other place. Contents are compared with their SHA-256 when they come and
-whenever the folder is made; later their sizes, here and in `ShardSet.open`, and every sample's CRC-32 when it is read.
+A manifest names files beside itself and no other place. Contents are compared with their SHA-256 when they come, and
+all of them again when something is missing; where the folder is complete their sizes are, here and in `ShardSet.open`,
+and every sample's CRC-32 when it is read.
 """
 
 import fcntl
@@ -110,7 +111,7 @@ def look_up(where: str, allowed: Iterable[str] = ()) -> RemoteSet:
     coming = cache_root() / "manifests" / hashlib.sha256(where.encode()).hexdigest()
     opener.check(url := address_of(MANIFEST))
     text = download_newest(url, coming, most=MOST, opener=opener, shown=f"{place}/{MANIFEST}")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", place.rpartition("/")[2]).lstrip(".-") or "data"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", place.rpartition("/")[2]).lstrip(".-")[:100] or "data"
     header, listed = _read_manifest(f"{place}/{MANIFEST}", text)
     return RemoteSet(place, name, text, hashlib.sha256(text).hexdigest(), header, listed, address_of, opener)
 
@@ -125,19 +126,13 @@ def fetch(remote: RemoteSet, progress: Callable[[int], None] = lambda done: None
         if remote.is_here:
             return remote.folder
         _check_space(remote)
-        known, done = remote.folder.is_dir(), 0
+        done = 0
         for file in remote.listed:
-            if not known or _size(_cached(file)) != file.bytes:
-                _fetch_file(remote, file, partial(_add, progress, done))
+            _fetch_file(remote, file, partial(_add, progress, done))
             done += file.bytes
             progress(done)
         if not remote.is_here:
-            if remote.folder.exists():
-                files.remove_directory(remote.folder)
-            with files.new_directory(remote.folder) as folder:
-                files.write_bytes(folder / MANIFEST, remote.manifest)
-                for file in remote.listed:
-                    (folder / file.name).symlink_to(Path("../../../shards", file.sha256))
+            _make_folder(remote)
     return remote.folder
 
 
@@ -177,6 +172,18 @@ def _is_plain(file: Listed) -> Any:
 def _fetch_file(remote: RemoteSet, file: Listed, progress: Callable[[int, int | None], None]) -> None:
     download(remote.address_of(file.name), _cached(file), sha256=file.sha256, size=file.bytes, progress=progress,
              opener=remote.opener, shown=f"{remote.where}/{file.name}", wait=True, patient=True)
+
+
+def _make_folder(remote: RemoteSet) -> None:
+    if remote.folder.exists():
+        files.remove_directory(remote.folder)
+    with files.new_directory(remote.folder) as folder:
+        files.write_bytes(folder / MANIFEST, remote.manifest)
+        for file in remote.listed:
+            try:
+                (folder / file.name).symlink_to(Path("../../../shards", file.sha256))
+            except OSError as error:  # some file systems have no links
+                raise files.disk_error(folder / file.name, error) from error
 
 
 def _add(progress: Callable[[int], None], before: int, done: int, total: int | None) -> None:

@@ -277,9 +277,10 @@ def test_a_cache_that_was_damaged_or_cleared(site: Any, tmp_path: Path) -> None:
     shard.write_bytes(b"x" + shard.read_bytes()[1:])
     shutil.rmtree(folder)  # what messages about damage advise
     check_whole(fetch(ask(site)), site.folder / "church")
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
     (folder / MANIFEST).write_text("{}")
     check_whole(fetch(ask(site)), site.folder / "church")
-    assert len(site.shards()) == 6
+    assert len(site.shards()) == 7
 
 
 def test_a_disk_that_is_too_small(site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +305,17 @@ def test_a_cache_that_cannot_be_written(site: Any, tmp_path: Path, monkeypatch: 
     with pytest.raises(BricsError, match="could not be written") as caught:
         ask(site)
     assert len(caught.value.lines) == 1
+
+
+def test_a_disk_without_links(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    remote = ask(site)
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(BricsError, match=r"church/train-00000\.tar: could not be written: Operation not permitted"):
+        fetch(remote)
+    assert not remote.folder.exists()
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
