@@ -17,7 +17,7 @@ import pytest
 
 from bricscli import download as module
 from bricscli import files
-from bricscli.download import Unreachable, download, part_path
+from bricscli.download import Unreachable, download, download_newest, part_path
 from bricscli.errors import BricsError, DataError, InterruptedRun
 
 BYTES = np.random.default_rng(0).bytes(200_000)
@@ -290,11 +290,12 @@ def test_answers_other_than_the_file(server: Server, tmp_path: Path) -> None:
     assert names(tmp_path) == ["w.bin"]
 
 
-@pytest.mark.parametrize("location", ["http://example.invalid/w", "file:///etc/passwd", "ftp://example.invalid/w",
-                                      "data:,x"])
+@pytest.mark.parametrize("location", ["http://example.invalid/w", "http://example.invalid/w?secret",
+                                      "file:///etc/passwd", "ftp://example.invalid/w", "data:,x"])
 def test_redirects_go_to_https_alone(location: str, server: Server, tmp_path: Path) -> None:
     server.does.codes, server.does.location = [302], location
-    with pytest.raises(BricsError, match=re.escape(f"leads to {location}, where brics does not follow")):
+    told = f"leads to {location.removesuffix('?secret')}, where brics does not follow"
+    with pytest.raises(BricsError, match=re.escape(told)):
         download(server.url, tmp_path / "w.bin", sha256=RIGHT)
     assert names(tmp_path) == []
 
@@ -357,6 +358,59 @@ def test_two_at_once(server: Server, tmp_path: Path) -> None:
     assert server.does.asked == []
     download(server.url, tmp_path / "w.bin", sha256=RIGHT)
     assert names(tmp_path) == ["w.bin"]
+
+
+def test_waiting_for_another_process(server: Server, tmp_path: Path) -> None:
+    """What it fetched is not asked for again; what it gave up goes on."""
+    path = tmp_path / "w.bin"
+    for ends in (lambda other: (path.write_bytes(BYTES), other.close()), lambda other: other.close()):
+        other = open(part_path(path), "wb")  # noqa: SIM115
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=download, args=(server.url, path), kwargs={"sha256": RIGHT, "wait": True})
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive() and server.does.asked == []
+        ends(other)
+        thread.join(10)
+        assert path.read_bytes() == BYTES and names(tmp_path) == ["w.bin"]
+        path.unlink()
+    assert len(server.does.asked) == 1
+
+
+class Plain:
+    """Opens whatever it is given."""
+
+    def open(self, request: Any, *, timeout: float) -> Any:
+        from urllib.request import urlopen
+
+        return urlopen(request, timeout=timeout)
+
+
+def newest(server: Server, folder: Path, most: int = 1 << 20) -> bytes:
+    return download_newest(server.url, folder / "n", most=most, opener=Plain(), shown="the file")
+
+
+def test_a_file_of_no_known_digest(server: Server, tmp_path: Path) -> None:
+    server.does.drop_after = 70_000
+    assert newest(server, tmp_path) == BYTES and names(tmp_path) == []
+    assert [asked.get("Range") for asked in server.does.asked] == [None, "bytes=70000-", "bytes=140000-"]
+    part_path(tmp_path / "n").write_bytes(OTHER)  # of an earlier call, and whole: it may be an older one
+    files.write_json(tmp_path / "n.part.json", {"url": "the file", "version": '"one"', "total": len(BYTES)})
+    assert newest(server, tmp_path) == BYTES and names(tmp_path) == []
+
+
+def test_a_file_of_no_known_digest_that_does_not_come(server: Server, tmp_path: Path) -> None:
+    for length in (True, False):
+        server.does.says_length = length
+        with pytest.raises(BricsError, match=r"^the file: has .*1?00000 bytes, which is too long"):
+            newest(server, tmp_path, most=100_000)
+    server.does.codes = 9 * [500]
+    with pytest.raises(Unreachable, match=r"^the file: cannot be downloaded \(.*500.*\)\. Run the command again l"):
+        newest(server, tmp_path)
+    server.does.codes = [403]
+    with pytest.raises(BricsError, match=r"^the file: the server said 403 Forbidden\. See whether"):
+        newest(server, tmp_path)
+    assert names(tmp_path) == []
 
 
 def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`brics encode`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,11 @@ from bricscli.commands import options
 
 def encode(
     run: Annotated[Path, typer.Option(metavar="RUN", help="The run of a trained autoencoder.")],
-    data: Annotated[Path | None, typer.Option(metavar="DATA", help="The prepared data set (default: the one it was "
-                                                                   "trained on, under data/).")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATA", help="The prepared data set, a folder or its https:// or "
+                                                                   "s3:// address (default: the one it was trained on, "
+                                                                   "under data/).")] = None,
     checkpoint: options.Checkpoint = None,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """Encode every image of a data set into its key code, or another latent, for train-diffusion.
@@ -21,15 +24,18 @@ def encode(
 
     Example: brics encode --run runs/church64x4
     """
+    from bricscli.recipe.recipes import AutoencoderRecipe
     from bricscli.run.directory import RunDirectory
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
-    from bricscli.tasks.datasets import trained_data
+    from bricscli.tasks.datasets import check_images, trained_data
     from bricscli.tasks.encode import encode as run_encode
+    from bricscli.tasks.models import recipe_of
 
     directory = RunDirectory.open(run)
-    codes = run_encode(directory, data or trained_data(directory, options.DATA_ROOT), device=choose_device(device),
-                       checkpoint=checkpoint)
+    place, check = choose_device(device), partial(check_images, recipe=recipe_of(directory, AutoencoderRecipe))
+    images = Path(options.at_hand(data, allow_host, check)) if data else trained_data(directory, options.DATA_ROOT)
+    codes = run_encode(directory, images, device=place, checkpoint=checkpoint)
     shape = "x".join(map(str, [*codes.header["shape"][1:], codes.header["shape"][0]]))
     what = codes.header["kind"].replace("_", " ")
     say(f"{codes.path}: {', '.join(f'{n} {split}' for split, n in codes.splits.items())} {what} of {shape}, by "

@@ -29,9 +29,9 @@ app = typer.Typer(help="Measure reconstructions and samples; results also go int
 
 Run = Annotated[Path | None, typer.Option(metavar="RUN", help="The autoencoder's run (default: the one under runs/ "
                                                               "that was trained last).")]
-Ref = Annotated[str | None, typer.Option(metavar="REF", help="A prepared data set, by path, name or a part of its "
-                                         "name, or a folder of images (default: the one trained on).")]
-
+Ref = Annotated[str | None, typer.Option(metavar="REF", help="A prepared data set, by path, name, a part of its "
+                                         "name or https:// or s3:// address, or a folder of images (default: the one "
+                                         "trained on).")]
 
 
 def reconstruction(
@@ -47,6 +47,7 @@ def reconstruction(
     checkpoint: options.Checkpoint = None,
     out: Out = None,
     force: Force = False,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """PSNR, SSIM and LPIPS of the autoencoder's reconstructions: mean and standard deviation per image.
@@ -77,7 +78,8 @@ def reconstruction(
     files.check_writable(out or directory.evals)
     measures, features = load_measures(chosen, place), load_set_features(chosen, place)
     autoencoder = load_autoencoder(directory, place, checkpoint)
-    images = find_images(ref or trained_data(directory, options.DATA_ROOT), split, default="val")
+    where = options.at_hand(ref, allow_host) if ref else trained_data(directory, options.DATA_ROOT)
+    images = find_images(where, split, default="val")
     autoencoder.check_resolution(images.shape, images.name)
     reconstruct = perturbed(autoencoder, perturb) if perturb else autoencoder.model
     result = evaluate_reconstruction(reconstruct, images, measures, autoencoder=autoencoder.digest, moved=perturb,
@@ -92,6 +94,7 @@ def usage(
     limit: Limit = None,
     checkpoint: options.Checkpoint = None,
     out: Out = None,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """Which entries of the feature grids the keys of a data set hit, and how evenly.
@@ -112,7 +115,8 @@ def usage(
     place, directory = choose_device(device), _autoencoder_run(run)
     files.check_writable(out or directory.evals)
     autoencoder = load_autoencoder(directory, place, checkpoint)
-    images = find_images(ref or trained_data(directory, options.DATA_ROOT), split, default="train")
+    where = options.at_hand(ref, allow_host) if ref else trained_data(directory, options.DATA_ROOT)
+    images = find_images(where, split, default="train")
     autoencoder.check_resolution(images.shape, images.name)
     result = evaluate_usage(autoencoder, images, device=place, limit=limit)
     table, plot = save_usage(result, out or directory.evals)
@@ -126,6 +130,7 @@ def spectrum(
     limit: Limit = None,
     out: Out = None,
     force: Force = False,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """At which frequencies samples have more or less power than real images: what is blurred, what is noisy.
@@ -142,7 +147,8 @@ def spectrum(
     from bricscli.tasks.eval.results import place_of_results
     from bricscli.tasks.eval.spectrum import describe_spectrum, evaluate_spectrum, save_spectrum
 
-    place, reference = choose_device(device), find_images(ref, split)
+    place = choose_device(device)
+    reference = find_images(options.at_hand(ref, allow_host), split)
     folder = samples or newest()
     images, results = open_folder(folder), out or place_of_results(folder, options.RUNS_ROOT)
     files.check_writable(results)

@@ -10,8 +10,8 @@ from bricscli.commands.evaluate_samples import Force, Limit, Split
 
 
 def inpaint(
-    ref: Annotated[str, typer.Option("--ref", metavar="REF", help="The originals: a prepared data set, by path, name "
-                                     "or a part of its name, or a folder of images.")],
+    ref: Annotated[str, typer.Option("--ref", metavar="REF", help="The originals: a prepared data set, by path, name, "
+                                     "a part of its name or https:// or s3:// address, or a folder of images.")],
     run: Annotated[Path | None, typer.Option(metavar="RUN", help="The run of a diffusion model (default: the one under "
                                                                  "runs/ that was trained last).")] = None,
     autoencoder: Annotated[Path | None, typer.Option(metavar="RUN", help="The mask-conditioned decoder's run (default: "
@@ -36,6 +36,7 @@ def inpaint(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the "
                                              "run).")] = None,
     force: Force = False,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """Fill a hole in every picture of a data set, and measure the filling and what became of the rest.
@@ -63,8 +64,8 @@ def inpaint(
     place = choose_device(device)
     extractor, measures = load_judges(features, lpips, place)
     chosen = options.diffusion_run(run)
-    images = find_images(ref, split, default="val")
     files.check_writable(out or chosen.evals)
+    images = find_images(options.at_hand(ref, allow_host), split, default="val")
     inpainter, line = prepare_inpainter(
         chosen, place, asked=Asked(sampler=sampler, steps=steps), resamplings=resamplings, jump=jump,
         autoencoder=RunDirectory.open(autoencoder) if autoencoder else None)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 Samples = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of images (default: the samples under "
                                               "runs/ or here that were drawn last).")]
 Compared = Annotated[str, typer.Option("--ref", metavar="REF", help="What the samples are compared with: a prepared "
-                                       "data set, by path, name or a part of its name, a folder of images, a "
-                                       "statistics file, or a published statistic such as "
+                                       "data set, by path, name, a part of its name or https:// or s3:// address, "
+                                       "a folder of images, a statistics file, or a published statistic such as "
                                        "cleanfid:lsun_church:trainfull:256.")]
 Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: train, of "
                                                 "which FID is measured; val for reconstruction; all for spectrum).")]
@@ -42,6 +42,7 @@ def fid(
     limit: Limit = None,
     out: Out = None,
     force: Force = False,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """Fréchet distance between samples and a reference: FID, as a protocol has it.
@@ -60,7 +61,7 @@ def fid(
         raise RecipeError(f"--features: `{features}` is unknown. Use random, or choose a --protocol.")
     by_protocol = choose_fid(protocol)
     plan = Plan(None, RANDOM, {}) if features else by_protocol
-    _evaluate(plan, ref, samples, split, limit, out, force, device, anchors=anchors)
+    _evaluate(plan, ref, samples, split, limit, out, force, device, allow_host, anchors=anchors)
 
 
 def everything(
@@ -76,6 +77,7 @@ def everything(
     limit: Limit = None,
     out: Out = None,
     force: Force = False,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """All metrics of a protocol, from one pass over samples and reference.
@@ -87,16 +89,18 @@ def everything(
     from bricscli.tasks.eval.generation import choose_plan
 
     plan = choose_plan(protocol, metrics.split(",") if metrics is not None else None)
-    _evaluate(plan, ref, samples, split, limit, out, force, device, anchors=anchors, skip_missing=skip_missing)
+    _evaluate(plan, ref, samples, split, limit, out, force, device, allow_host, anchors=anchors,
+              skip_missing=skip_missing)
 
 
 def statistics(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="A prepared data set, by path, name or a part of its name, "
-                                                           "or a folder of images.")],
+    ref: Annotated[str, typer.Argument(metavar="REF", help="A prepared data set, by path, name, a part of its name or "
+                                                           "https:// or s3:// address, or a folder of images.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, FILE.safetensors.")],
     split: Split = None,
     features: Annotated[str, typer.Option(help="inception, inception_clean, clip, vgg16, dinov2 or "
                                                "random.")] = "inception",
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """Mean and covariance of a reference's features as a file that can be given to --ref, here or elsewhere.
@@ -110,6 +114,7 @@ def statistics(
     from bricscli.runtime import choose_device
     from bricscli.tasks.eval.references import save_statistics
 
+    ref = options.at_hand(ref, allow_host)
     about = save_statistics(ref, split, options.DATA_ROOT, features, out, choose_device(device))
     say(f"{out}: statistics of {about['images']:,} images of {about['name']}, {features} features.")
 
@@ -125,7 +130,8 @@ def newest() -> Path:
 
 
 def _evaluate(plan: "Plan", ref: str, samples: Path | None, split: str | None, limit: int | None, out: Path | None,
-              force: bool, device: str, *, anchors: Path | None, skip_missing: bool = False) -> None:
+              force: bool, device: str, allow_host: list[str], *, anchors: Path | None, skip_missing: bool = False
+              ) -> None:
     from bricscli import files
     from bricscli.data.collection import open_folder
     from bricscli.run.log import say
@@ -138,7 +144,7 @@ def _evaluate(plan: "Plan", ref: str, samples: Path | None, split: str | None, l
     place = choose_device(device)
     check_name(ref)
     plan, extractors = load_extractors(plan, place, skip_missing)
-    reference = open_reference(ref, split, options.DATA_ROOT, assumed=plan.extractors[0])
+    reference = open_reference(options.at_hand(ref, allow_host), split, options.DATA_ROOT, assumed=plan.extractors[0])
     folder = samples or newest()
     images, results = open_folder(folder), out or place_of_results(folder, options.RUNS_ROOT)
     files.check_writable(results)

@@ -11,7 +11,8 @@ from bricscli.commands import options
 def nn_search(
     queries: Annotated[Path, typer.Argument(metavar="QUERIES", help="The samples: a folder of images.")],
     ref: Annotated[str, typer.Option("--ref", metavar="REF", help="The training images: a prepared data set, by path, "
-                                     "name or a part of its name, or a folder of images.")],
+                                     "name, a part of its name or https:// or s3:// address, or a folder of "
+                                     "images.")],
     k: Annotated[int, typer.Option("-k", metavar="K", help="How many neighbours of each sample.")] = 8,
     metric: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex or lpips-squeeze; clip: 1 - cosine of features; "
                                              "pixel, mean squared difference, needs no download.")] = "lpips-alex",
@@ -31,6 +32,7 @@ def nn_search(
     memory: Annotated[float, typer.Option(metavar="GB", help="Gigabytes, on the device, for what samples and a piece "
                                           "of the training set are compared by. Samples that do not fit wait for "
                                           "another pass over the training set.")] = 4.0,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """The training images nearest to each sample, and how many samples are copies.
@@ -57,6 +59,7 @@ def nn_search(
 
     place = choose_device(device)
     check_metric(metric)
+    ref = options.at_hand(ref, allow_host)
     samples, reference = find_images(queries), find_images(ref, split, default="train")
     folder = out or queries.parent / f"{queries.absolute().name}-neighbours-{metric}"
     if any(Path(where).resolve() in (folder / "sheet.png").resolve().parents for where in (queries, ref)):

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,10 @@ SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Second
                                                                           "the end and on Ctrl-C anyway.")]
 Checkpoint = Annotated[str | None, typer.Option(metavar="STEP|DIGEST", help="A checkpoint of the autoencoder, as "
                                                 "step-0001000 or the first digits of its digest (default: newest).")]
+
+AllowHost = Annotated[list[str], typer.Option("--allow-host", metavar="HOST[:PORT]", envvar="BRICS_ALLOW_HOSTS",
+                                              help="A server that data may be fetched from although it is not public, "
+                                                   "or by http; may be given several times.")]
 
 #: Of sampling, where it differs from the recipe's.
 Grid = Annotated[str | None, typer.Option(help="Steps uniform in log SNR, log_snr, or in time, trailing (default: the "
@@ -55,6 +59,22 @@ def diffusion_run(run: Path | None) -> "RunDirectory":
                         "its run with --run.")
     say(f"{newest.path}: is the diffusion model that was trained last; using it.")
     return newest
+
+
+def at_hand(where: str, allowed: list[str], check: Callable[[str, dict[str, Any]], None] = lambda *_: None) -> str:
+    """What was named, on this machine: the address of a data set becomes the folder that it was fetched into.
+
+    `check(address, header)` may refuse a data set before its shards are fetched.
+    """
+    from bricscli.data.remote import fetch, is_remote, look_up
+    from bricscli.run.log import Progress
+
+    if not is_remote(where):
+        return where
+    remote = look_up(where, allowed)
+    check(remote.where, remote.header)
+    with Progress(-(-remote.bytes // 10**6), f"fetching {remote.name}", "MB") as shown:
+        return str(fetch(remote, lambda done: shown.show(-(-done // 10**6))))
 
 
 def run_name(recipe: str) -> str:

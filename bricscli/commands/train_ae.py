@@ -1,5 +1,6 @@
 """`brics train-ae`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,9 @@ from bricscli.commands import options
 
 def train_ae(
     recipe: options.Recipe,
-    data: Annotated[Path | None, typer.Option(metavar="DATA", help="The prepared data set "
-                                                                   "(default: data/NAME of the recipe).")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATA", help="The prepared data set, a folder or its https:// or "
+                                                                  "s3:// address (default: data/NAME of the "
+                                                                  "recipe).")] = None,
     run: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run "
                                                                  "(default: runs/NAME-OF-THE-RECIPE).")] = None,
     start: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="The autoencoder's run that a recipe for "
@@ -19,6 +21,7 @@ def train_ae(
     overrides: options.Overrides = [],  # noqa: B006 (typer copies it)
     dry_run: options.DryRun = False,
     save_every: options.SaveEvery = 600.0,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """Train the autoencoder: images -> key codes -> images.
@@ -33,15 +36,20 @@ def train_ae(
 
     resolved = load_recipe(recipe, overrides, "autoencoder")
     assert isinstance(resolved, AutoencoderRecipe)
-    data = data or options.DATA_ROOT / resolved.data.name
+    data = data or str(options.DATA_ROOT / resolved.data.name)
     run = run or options.RUNS_ROOT / options.run_name(recipe)
 
+    from bricscli.data.remote import is_remote, look_up
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
+    from bricscli.tasks.datasets import check_images
     from bricscli.tasks.train_ae import describe_plan, say_trained, train_autoencoder
 
     if dry_run:
-        say("\n".join([dump_recipe(resolved), *describe_plan(resolved, data, start)]))
+        found = look_up(data, allow_host) if is_remote(data) else Path(data)
+        say("\n".join([dump_recipe(resolved), *describe_plan(resolved, found, start)]))
         return
-    say_trained(train_autoencoder(resolved, data, run, device=choose_device(device), start=start,
-                                  overrides=overrides, save_every=save_every))
+    place = choose_device(device)
+    images = Path(options.at_hand(data, allow_host, partial(check_images, recipe=resolved)))
+    say_trained(train_autoencoder(resolved, images, run, device=place, start=start, overrides=overrides,
+                                  save_every=save_every))

@@ -16,8 +16,9 @@ def train_diffusion(
                                                                  "(default: runs/NAME-OF-THE-RECIPE).")] = None,
     start: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="A second stage of training: begin with "
                                                "the averaged weights of this diffusion run.")] = None,
-    data: Annotated[Path | None, typer.Option(metavar="DATA", help="For a recipe with `conditioning`: the images "
-                                              "that the codes were encoded from (default: data/NAME).")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATA", help="For a recipe with `conditioning`: the images "
+                                              "that the codes were encoded from, a folder or their https:// or s3:// "
+                                                              "address (default: data/NAME).")] = None,
     overrides: options.Overrides = [],  # noqa: B006 (typer copies it)
     dry_run: options.DryRun = False,
     checkpoint: options.Checkpoint = None,
@@ -29,6 +30,7 @@ def train_diffusion(
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Compute the inside of the "
                                                          "denoiser's stages twice instead of keeping it: less memory, "
                                                          "about a fifth more time.")] = False,
+    allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """Train the diffusion model that draws new key codes, or latents.
@@ -55,6 +57,8 @@ def train_diffusion(
     if dry_run:
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, autoencoder, start)]))
         return
-    say_trained(train_denoiser(resolved, autoencoder, run, device=choose_device(device), checkpoint=checkpoint,
-                               start=start, data=data, overrides=overrides, save_every=save_every,
+    place = choose_device(device)
+    images = Path(options.at_hand(data, allow_host)) if data else None
+    say_trained(train_denoiser(resolved, autoencoder, run, device=place, checkpoint=checkpoint, start=start,
+                               data=images, overrides=overrides, save_every=save_every,
                                acceleration=Acceleration(compile, channels_last, gradient_checkpointing)))

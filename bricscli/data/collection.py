@@ -51,7 +51,9 @@ class ImageCollection:
 
     def chosen(self, limit: int | None) -> Sequence[int]:
         """The numbers of the images that `batches` gives."""
-        return range(self.count) if limit is None else sorted(order(0, self.count, 0)[:limit].tolist())
+        if limit is None:
+            return range(self.count)
+        return sorted(order(0, self.count, 0, np.arange(self.used(limit))).tolist())
 
     def used(self, limit: int | None) -> int:
         """How many images `batches` gives."""

@@ -4,6 +4,7 @@ Sample g of the endless training series is a pure function of (seed, data set, g
 the other. So a resumed run needs to know its step and nothing else, and prefetching or caching changes no value.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,20 +19,65 @@ from bricscli.errors import DataError
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
 Decode = Callable[[bytes], Array]
 
 #: What the numbers drawn from a seed are for: the two uses share none.
 _ORDER, _FLIP = 1, 2
+#: Of the cipher that the order is: so many that permutations of a few samples are equally frequent too.
+_ROUNDS = 16
 
 
-def _raw(seed: int, use: int, index: int, count: int) -> npt.NDArray[np.uint64]:
+def _raw(seed: int, use: int, index: int, count: int) -> Words:
     """`count` random 64-bit words. NumPy promises the streams of SeedSequence and Philox, not those of `Generator`."""
     return np.random.Philox(np.random.SeedSequence((seed, use, index))).random_raw(count)
 
 
-def order(seed: int, count: int, epoch: int) -> Indices:
-    """The permutation of 0..count-1 in which epoch `epoch` sees the samples."""
-    return np.argsort(_raw(seed, _ORDER, epoch, count), kind="stable").astype(np.int64)
+def order(seed: int, count: int, epoch: int, places: Indices | None = None) -> Indices:
+    """What stands at `places` (default: all) of the permutation of 0..count-1 in which an epoch sees the samples.
+
+    Each place is computed by itself, in time and memory that do not depend on `count`: a Feistel cipher whose halves
+    are a digit below `width` and one below `height`, width * height being just above `count`; a result that is no
+    sample is enciphered again until it is one ("cycle walking": Black and Rogaway, "Ciphers with Arbitrary Finite
+    Domains", 2002).
+    """
+    places = np.arange(count) if places is None else places
+    if not places.size:
+        return places.astype(np.int64)
+    width = math.isqrt(count - 1) + 1 if count > 1 else 1
+    height = -(-count // width)
+    keys = _raw(seed, _ORDER, epoch, _ROUNDS)
+    found = _encipher(places.astype(np.uint64), np.uint64(width), np.uint64(height), keys)
+    while (outside := np.flatnonzero(found >= count)).size:
+        found[outside] = _encipher(found[outside], np.uint64(width), np.uint64(height), keys)
+    return found.astype(np.int64)
+
+
+def series(seed: int, count: int, numbers: Indices) -> Indices:
+    """Which sample stands at each of these numbers of the endless series: one epoch after the other."""
+    epochs, places = np.divmod(numbers, count)
+    found = np.empty_like(places)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        found[here] = order(seed, count, epoch, places[here])
+    return found
+
+
+def _encipher(values: Words, width: np.uint64, height: np.uint64, keys: Words) -> Words:
+    """A permutation of 0..width*height-1 at `values`: each digit in turn is moved by a random function of the other."""
+    high, low = np.divmod(values, width)
+    for even, odd in zip(keys[::2], keys[1::2], strict=True):
+        low = (low + _mix(high, even) % width) % width
+        high = (high + _mix(low, odd) % height) % height
+    return high * width + low
+
+
+def _mix(values: Words, key: np.uint64) -> Words:
+    """SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): the outputs of the stream that begins at `key`, by number."""
+    mixed = key + values * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def flips(seed: int, step: int, batch_size: int) -> npt.NDArray[np.bool_]:
@@ -71,7 +117,6 @@ class BatchReader:
         if first.nbytes * len(split) * len(self._extensions) <= cache_bytes:
             self._cache = [np.empty((len(split), *self.shape), self.dtype) for _ in self._extensions]
             self._cached = np.zeros((len(self._extensions), len(split)), bool)
-        self._epochs: dict[int, Indices] = {}
         self._pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), "brics-read")
         self._ahead: tuple[int, list[Future[Array]]] = (-1, [])
 
@@ -82,13 +127,8 @@ class BatchReader:
 
     def indices(self, step: int) -> Indices:
         """(B,) numbers of the samples of batch `step`, within the split."""
-        count = len(self.split)
-        epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), count)
-        for epoch in set(self._epochs) - set(epochs.tolist()):
-            del self._epochs[epoch]
-        for epoch in set(epochs.tolist()) - set(self._epochs):
-            self._epochs[epoch] = order(self.seed, count, epoch)
-        return np.array([self._epochs[epoch][i] for epoch, i in zip(epochs.tolist(), places, strict=True)])
+        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return series(self.seed, len(self.split), numbers)
 
     def batch(self, step: int) -> tuple[Array, npt.NDArray[np.bool_]]:
         """(B, *shape) samples, and (B,) bool: which of them are mirrored.

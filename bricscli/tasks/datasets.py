@@ -1,9 +1,11 @@
 """The data set of a run: opened, checked against the recipe and against what the run began with, described."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bricscli import files
+from bricscli.data.remote import RemoteSet, fetched_set
 from bricscli.data.shards import ShardSet
 from bricscli.errors import DataError
 from bricscli.recipe.recipes import AutoencoderRecipe
@@ -11,8 +13,12 @@ from bricscli.run.directory import RunDirectory
 from bricscli.tasks.models import recipe_of
 
 
-def describe_shards(data: Path, command: str) -> list[str]:
+def describe_shards(data: Path | RemoteSet, command: str) -> list[str]:
     """The shards of a data set, or that there are none yet and which command makes them."""
+    if isinstance(data, RemoteSet):
+        sizes = map(files.show_bytes, (data.bytes, sum(shard.bytes for shard in data.missing)))
+        return ["data          {}: {}, {} to be fetched".format(data.where, *sizes),
+                *(f"  {shard.name}  {files.show_bytes(shard.bytes)}" for shard in data.listed)]
     if not data.exists():
         return [f"data          {data}: not there yet. Make it with `{command}`."]
     shards = ShardSet.open(data)
@@ -23,12 +29,17 @@ def describe_shards(data: Path, command: str) -> list[str]:
 def open_images(data: Path, recipe: AutoencoderRecipe) -> ShardSet:
     """A prepared data set of the recipe's resolution. Raises DataError where it is not."""
     images = ShardSet.open(data)
-    found = images.header.get("resolution")
-    if images.header["kind"] != "images" or found != recipe.data.resolution:
-        what = f"images of {found} pixels" if images.header["kind"] == "images" else images.header["kind"]
-        raise DataError(f"{data}: holds {what}, the recipe needs images of {recipe.data.resolution}. "
-                        f"Prepare them with --resolution {recipe.data.resolution}, or choose another --data.")
+    check_images(str(data), images.header, recipe)
     return images
+
+
+def check_images(where: str, header: Mapping[str, Any], recipe: AutoencoderRecipe) -> None:
+    """Raises DataError unless the header of a manifest is one of images of the recipe's resolution."""
+    found, kind = header.get("resolution"), header.get("kind")
+    if kind != "images" or found != recipe.data.resolution:
+        what = f"images of {found} pixels" if kind == "images" else kind
+        raise DataError(f"{where}: holds {what}, the recipe needs images of {recipe.data.resolution}. "
+                        f"Prepare them with --resolution {recipe.data.resolution}, or choose another --data.")
 
 
 def describe_data(shards: ShardSet) -> dict[str, Any]:
@@ -46,16 +57,18 @@ def check_same_data(run: RunDirectory, shards: ShardSet) -> None:
 
 
 def trained_data(run: RunDirectory, root: Path) -> Path:
-    """The data set under `root` that an autoencoder's run was trained on.
+    """The data set under `root`, or fetched before, that an autoencoder's run was trained on.
 
     Raises DataError where another lies in its place, MismatchError where it is another kind of run.
     """
     recipe_of(run, AutoencoderRecipe)
-    path = root / str(run.info["data"]["name"])
+    name, began = str(run.info["data"]["name"]), str(run.info["data"]["digest"])
+    path = root / name
+    if not path.exists():
+        path = fetched_set(began, name) or path
     if not path.exists():
         raise DataError(f"{path}: is not there, and {run.path} was trained on a data set of that name. Say where it "
                         "is, with --ref or --data.")
-    began = run.info["data"]["digest"]
     if ShardSet.open(path).digest != began:
         raise DataError(f"{path}: is not the data set that {run.path} was trained on (its manifest is not "
                         f"{began[:8]}). Name the one you mean.")

@@ -13,6 +13,7 @@ from bricscli.build import build_autoencoder, build_discriminator, count_paramet
 from bricscli.data.images import decode_image, encode_png, sheet, to_float, to_uint8
 from bricscli.data.loader import BatchReader, in_order
 from bricscli.data.masks import draw_mask, draw_training_masks
+from bricscli.data.remote import RemoteSet
 from bricscli.data.shards import ShardSet
 from bricscli.errors import DataError, RecipeError
 from bricscli.losses.perceptual import LpipsLoss, PerceptualLoss, load_perceptual_loss
@@ -97,7 +98,7 @@ def train_autoencoder(
     return run
 
 
-def describe_plan(recipe: AutoencoderRecipe, data: Path, start: Path | None = None) -> list[str]:
+def describe_plan(recipe: AutoencoderRecipe, data: Path | RemoteSet, start: Path | None = None) -> list[str]:
     """What `--dry-run` tells: parameters, and the shards that would be read."""
     if start:
         check_base(RunDirectory.open(start), recipe)

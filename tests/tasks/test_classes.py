@@ -94,7 +94,7 @@ def test_training_hears_the_label_of_each_code(
 
     monkeypatch.setattr(task, "DiffusionStep", Step)
     monkeypatch.setattr(task, "decode_code", lambda data, shape: np.full(shape, next(waiting), np.float16))
-    monkeypatch.setattr("bricscli.data.loader.order", lambda seed, count, epoch: np.arange(count))
+    monkeypatch.setattr("bricscli.data.loader.order", lambda seed, count, epoch, places: places)
     monkeypatch.setattr("bricscli.data.loader.os.cpu_count", lambda: 1)
     train_denoiser(tiny_diffusion(**CLASSES | {"training": {"images": 24, "flip": False}}), labelled / "toy",
                    tmp_path / "run", device=CPU)
