@@ -29,6 +29,7 @@ from bricscli.commands import (
     train_ae,
     train_diffusion,
 )
+from bricscli.copies import follow_parent
 from bricscli.errors import BricsError
 
 app = typer.Typer(
@@ -77,6 +78,7 @@ def brics(
 
 def main() -> None:
     """Runs the command line; every BricsError becomes its lines on stderr and its exit code."""
+    follow_parent()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)

@@ -40,7 +40,7 @@ def flips(seed: int, step: int, batch_size: int) -> npt.NDArray[np.bool_]:
 
 
 class BatchReader:
-    """Batch `step` of training: samples step*B ... step*B + B-1 of the endless series.
+    """Batch `step` of training: samples step*B ... step*B + B-1 of the endless series, or those `rows` of them.
 
     `decode` turns a sample's file into an array of one shape. Files are read and decoded by threads, one step ahead;
     decoded samples stay in memory where all of them fit into `cache_bytes`. Neither changes a value.
@@ -57,12 +57,14 @@ class BatchReader:
         batch_size: int,
         seed: int,
         flip_extension: str | None = None,
+        rows: range | None = None,
         cache_bytes: int = 2 << 30,
         threads: int | None = None,
     ) -> None:
         if not len(split):
             raise DataError(f"split `{split.name}` holds no samples. Prepare more images.")
         self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.rows = range(batch_size) if rows is None else rows
         self._decode = decode
         self._extensions = (extension,) if flip_extension is None else (extension, flip_extension)
         first = self._decoded(0, 0)
@@ -81,9 +83,9 @@ class BatchReader:
         return len(self._extensions) == 2
 
     def indices(self, step: int) -> Indices:
-        """(B,) numbers of the samples of batch `step`, within the split."""
+        """(rows,) numbers of the samples of batch `step`, within the split."""
         count = len(self.split)
-        epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), count)
+        epochs, places = np.divmod(step * self.batch_size + np.array(self.rows), count)
         for epoch in set(self._epochs) - set(epochs.tolist()):
             del self._epochs[epoch]
         for epoch in set(epochs.tolist()) - set(self._epochs):
@@ -91,7 +93,7 @@ class BatchReader:
         return np.array([self._epochs[epoch][i] for epoch, i in zip(epochs.tolist(), places, strict=True)])
 
     def batch(self, step: int) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """(B, *shape) samples, and (B,) bool: which of them are mirrored.
+        """(rows, *shape) samples, and (rows,) bool: which of them are mirrored.
 
         Raises:
             DataError: a sample is damaged.
@@ -121,7 +123,7 @@ class BatchReader:
 
     def _jobs(self, step: int) -> tuple[list[tuple[int, int]], npt.NDArray[np.bool_]]:
         """For each sample of a batch which file (0, or 1: mirrored) of which sample is read; and the flip mask."""
-        mask = flips(self.seed, step, self.batch_size)
+        mask = flips(self.seed, step, self.batch_size)[self.rows.start:self.rows.stop]
         kinds = mask if len(self._extensions) == 2 else np.zeros_like(mask)
         return list(zip(kinds.astype(int).tolist(), self.indices(step).tolist(), strict=True)), mask
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bricscli.nn.bottleneck import KL, RQ, VQ, Bottleneck, Coded, KeyCode, KLKeyCode
+from bricscli.nn.noise import Noise
 
 BUILD: dict[str, Callable[[], Bottleneck]] = {
     "key_code": lambda: KeyCode(channels=3),
@@ -21,8 +22,8 @@ BUILD: dict[str, Callable[[], Bottleneck]] = {
 QUANTISED = ("vq", "rq")
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def seeded(seed: int) -> Noise:
+    return Noise(torch.Generator().manual_seed(seed))
 
 
 def build(name: str) -> Bottleneck:
