@@ -20,6 +20,8 @@ def train_ae(
     dry_run: options.DryRun = False,
     save_every: options.SaveEvery = 600.0,
     device: options.Device = "auto",
+    devices: options.Devices = None,
+    determinism: options.Determinism = "fast",
 ) -> None:
     """Train the autoencoder: images -> key codes -> images.
 
@@ -36,12 +38,15 @@ def train_ae(
     data = data or options.DATA_ROOT / resolved.data.name
     run = run or options.RUNS_ROOT / options.run_name(recipe)
 
+    from bricscli.parallel.world import join_world
     from bricscli.run.log import say
-    from bricscli.runtime import choose_device
     from bricscli.tasks.train_ae import describe_plan, say_trained, train_autoencoder
 
     if dry_run:
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, data, start)]))
         return
-    say_trained(train_autoencoder(resolved, data, run, device=choose_device(device), start=start,
-                                  overrides=overrides, save_every=save_every))
+    if options.spread_over(devices, device):
+        return
+    with join_world(device, exact=determinism == "exact") as world:
+        say_trained(train_autoencoder(resolved, data, run, device=world.device, start=start, overrides=overrides,
+                                      save_every=save_every, world=world))

@@ -1,7 +1,7 @@
 """The processes of one training: who they are, what they tell each other, and how they begin and end.
 
-Started by `torchrun`, by `srun` with RANK, WORLD_SIZE and LOCAL_RANK, or as copies of this command (`copies.run_world`).
-They speak gloo on CPUs and NCCL on CUDA, and send each other numbers and JSON, never objects.
+They are started by `torchrun`, by `srun` with RANK, WORLD_SIZE and LOCAL_RANK, or as copies of this command
+(`copies.run_world`), speak gloo on CPUs and NCCL on CUDA, and send each other numbers and JSON, never objects.
 """
 
 import json
@@ -25,6 +25,7 @@ from bricscli.runtime import choose_device
 COLLECTIVE_SECONDS, COLLECTIVE_VARIABLE = 600.0, "BRICS_COLLECTIVE_SECONDS"
 #: Seconds that a process waits before it complains about another, so that the other's own words are heard first.
 _COMPLAIN_AFTER = 1.0
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     exact: bool = False
     sharded: bool = False
 
@@ -133,8 +134,8 @@ class World:
         if self.size not in sizes:
             how = "in exact mode on" if self.exact else "on"
             raise RecipeError(f"training.batch_size: a batch of {batch_size} can be computed {how} "
-                              f"{', '.join(map(str, sizes))} processes, not on {self.size}. Start one of these numbers, "
-                              "or change training.batch_size.")
+                              f"{', '.join(map(str, sizes))} processes, not on {self.size}. Start as many as that, "
+                              "or change it.")
         if self.size > 1 and samples < batch_size:
             raise RecipeError(f"training.batch_size: {self.size} processes need a batch of different samples, "
                               f"{batch_size}, and there are {samples} to train on. Prepare more, or lower it.")

@@ -68,8 +68,8 @@ class AutoencoderStep:
     def __call__(self, step: int, real: Tensor, mask: Tensor | None = None, /) -> dict[str, float]:
         """`real` `(B, 3, H, W)` in [-1, 1]; returns the numbers for the log. Raises NonFiniteError.
 
-        On several processes each is given its own rows of the batch. `mask` `(B, 1, H, W)`, of a conditional decoder: 1 where it is not told what `real`
-        is.
+        On several processes each is given its own rows of the batch. `mask` `(B, 1, H, W)`, of a conditional decoder:
+        1 where it is not told what `real` is.
         """
         training = self.recipe.training
         images_seen = step * training.batch_size
@@ -228,8 +228,8 @@ class DiffusionStep:
                  ) -> dict[str, float]:
         """`latent` `(B, C_z, H_z, W_z)`, as encoded; returns the numbers for the log. Raises NonFiniteError.
 
-        On several processes each is given its own rows of the batch. `label` int64 `(B,)`, of a denoiser with classes; `surroundings` as of
-        `inpainting.surroundings_of`, of one that learns to inpaint.
+        On several processes each is given its own rows of the batch. `label` int64 `(B,)`, of a denoiser with classes;
+        `surroundings` as of `inpainting.surroundings_of`, of one that learns to inpaint.
         """
         training, log = self.recipe.training, Means()
         losses = self._losses(step, self.scaling.to_x_0(latent), label, surroundings, log)

@@ -80,5 +80,6 @@ def test_no_noise_unless_asked_for(
 def test_gradients_reach_the_encoder_through_the_noise(model: Autoencoder) -> None:
     assert isinstance(model.retrieval, FeatureGrid)
     torch.nn.init.normal_(model.retrieval.table)
-    model.reconstruct(torch.rand(2, 3, 16, 16), Noise(torch.Generator().manual_seed(0))).image.square().mean().backward()
+    noise = Noise(torch.Generator().manual_seed(0))
+    model.reconstruct(torch.rand(2, 3, 16, 16), noise).image.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.encoder.parameters() if p.ndim > 1)

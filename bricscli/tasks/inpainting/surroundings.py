@@ -72,8 +72,8 @@ class SurroundingsReader:
             return see(self.autoencoder.model, self.scaling, gray_holes(image, self._channel(np.stack(masks))),
                        self._channel(cells))
 
-    def preview(self, prior: Prior, recipe: DiffusionRecipe, path: Path) -> Mapping[str, float]:
-        """A sheet of validation images: with holes, and filled, each as its code is decoded."""
+    def preview(self, prior: Prior, recipe: DiffusionRecipe, path: Path | None) -> Mapping[str, float]:
+        """A sheet of validation images: with holes, and filled, each as its code is decoded. None: not written."""
         real = next(in_order(self.images.split("val"), self.decode, self.images.image_extension, PREVIEW_IMAGES))
         masks = self._masks(range(len(real)))
         holes = Holes([Hole(np.moveaxis(image, 0, -1), mask, (number, 0, 0))
@@ -81,7 +81,8 @@ class SurroundingsReader:
         latents = fill_latents(prior, self.autoencoder.model, holes, Way("concat", recipe.sampling), self.device)
         filled = in_passes(lambda latent: to_uint8(self.autoencoder.model.decode_latent(latent)), latents, self.device)
         rows = torch.cat([to_uint8(holes.gray), filled, torch.from_numpy(real)])
-        files.write_bytes(path, encode_png(sheet(rows.numpy(), len(real))))
+        if path:
+            files.write_bytes(path, encode_png(sheet(rows.numpy(), len(real))))
         return {}
 
     def _masks(self, indices: range) -> list[np.ndarray]:
