@@ -44,6 +44,7 @@ def be(rank, job, folder):
                        "BRICS_RENDEZVOUS": str(folder / "meeting"), "GLOO_SOCKET_IFNAME": "lo",
                        "BRICS_COLLECTIVE_SECONDS": str(job.get("patience", 30))})
     code = 0
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is said there would be taken for an answer
     try:
         with worlds.join_world("cpu", exact=job.get("exact", False), sharded=job.get("sharded", False)) as world:
             result = {}
@@ -105,6 +106,23 @@ else:
     train_denoiser(recipe, Path(job["data"]), run, **options)
 """
 
+#: For `before`: the process `victim` kills itself at the call number `kill` of those that others, or the disk, hear of.
+DIE = r"""
+if world.rank == job["victim"]:
+    calls = [0]
+    def deadly(call):
+        def inner(*arguments, **options):
+            calls[0] += 1
+            if calls[0] == job["kill"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+        return inner
+    for module, names in ((os, ("replace", "rename", "fsync", "mkdir", "write")),
+                          (dist, ("all_gather", "all_reduce", "all_to_all_single"))):
+        for name in names:
+            setattr(module, name, deadly(getattr(module, name)))
+"""
+
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
                             "PYTHONPATH": str(Path(bricscli.__file__).parents[1])}
 
@@ -112,8 +130,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
 class Processes:
     """The server. Calls return the exit codes, what each had to say at its end, and what the code left in `result`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self) -> None:
         self.process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT)
 
@@ -130,6 +147,12 @@ class Processes:
         assert codes == [0] * size, "\n".join(said)
         return results
 
+    def killed(self, size: int, victim: int, kill: int, **job: Any) -> bool:
+        """Whether the process `victim` got as far as to kill itself; the others then end too, and without a bug."""
+        codes, said, _ = self(size, before=DIE, victim=victim, kill=kill, **job)
+        assert codes == [0] * size or (codes[victim] == -9 and {*codes} <= {-9, 1}), "\n".join(said)
+        return codes[victim] != 0
+
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
@@ -138,8 +161,8 @@ class Processes:
 
 
 @pytest.fixture(scope="session")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    server = Processes(tmp_path_factory.mktemp("processes"))
+def processes() -> Iterator[Processes]:
+    server = Processes()
     yield server
     server.close()
 
@@ -147,8 +170,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 class Trainings:
     """Small trainings: 28 images of 16 pixels, and the key codes of an autoencoder that has seen some of them."""
 
-    def __init__(self, root: Path, processes: Processes, recipe: AutoencoderRecipe) -> None:
-        self.root, self.processes = root, processes
+    def __init__(self, root: Path, recipe: AutoencoderRecipe) -> None:
+        self.root = root
         prepare_toy(root / "data", resolution=16, count=40, val_fraction=0.3, workers=1)
         self.codes = train_autoencoder(recipe, root / "data", root / "toy", device=torch.device("cpu"))
         encode(self.codes, root / "data", device=torch.device("cpu"))
@@ -162,9 +185,9 @@ class Trainings:
 
 
 @pytest.fixture(scope="session")
-def trainings(tmp_path_factory: pytest.TempPathFactory, processes: Processes,
-              tiny_autoencoder: Callable[..., AutoencoderRecipe]) -> Trainings:
-    return Trainings(tmp_path_factory.mktemp("trainings"), processes,
+def trainings(tmp_path_factory: pytest.TempPathFactory, tiny_autoencoder: Callable[..., AutoencoderRecipe]
+              ) -> Trainings:
+    return Trainings(tmp_path_factory.mktemp("trainings"),
                      tiny_autoencoder(losses={"adversarial": 0}, training={"images": 8}))
 
 
