@@ -19,8 +19,8 @@ Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=VALUE",
                                               help="Change one key of the recipe; may be given several times.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, parameter counts and the shards "
                                                         "that would be read, and stop.")]
-Devices = Annotated[int | None, typer.Option(metavar="N", min=1, help="Train as N processes of this machine: on N GPUs, "
-                                             "or each on its share of the cores. Leave it out under torchrun.")]
+Devices = Annotated[int | None, typer.Option(metavar="N", min=1, help="Train as N processes of this machine: on N "
+                                             "GPUs, or each on its share of the cores. Leave it out under torchrun.")]
 Determinism = Annotated[Literal["fast", "exact"], typer.Option(
     help="exact: the same weights, bit for bit, on 1, 2, 4 or 8 processes (on a CPU), a batch in 8 shares that are "
          "computed and summed in one order. fast: by rounding alone not the same.")]

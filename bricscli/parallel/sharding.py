@@ -23,7 +23,7 @@ def shard(model: nn.Module, parts: Iterable[nn.Module], world: World) -> None:
 
     mesh = init_device_mesh(world.device.type, (world.size,))
     for part in (*parts, model):
-        fully_shard(part, mesh=mesh)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)  # also what no backward pass comes after
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -170,6 +170,8 @@ def processes() -> Iterator[Processes]:
 class Trainings:
     """Small trainings: 28 images of 16 pixels, and the key codes of an autoencoder that has seen some of them."""
 
+    code = TRAIN
+
     def __init__(self, root: Path, recipe: AutoencoderRecipe) -> None:
         self.root = root
         prepare_toy(root / "data", resolution=16, count=40, val_fraction=0.3, workers=1)
