@@ -13,7 +13,7 @@ from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics
 
 Make = Callable[..., DiffusionRecipe]
-TRAINING = {"images": 40, "batch_size": 8, "ema": [0.9, 0.5], "accumulate": 4, "learning_rate": 1e-4}
+TRAINING = {"images": 24, "batch_size": 8, "ema": [0.9, 0.5], "accumulate": 4, "learning_rate": 1e-4}
 
 
 def test_it_learns_what_it_learns_whole(tiny_diffusion: Make, trainings: Any, processes: Any, tmp_path: Path) -> None:
@@ -37,13 +37,13 @@ def test_it_learns_what_it_learns_whole(tiny_diffusion: Make, trainings: Any, pr
     assert last[1].averages.keys() == {0.5}
     total = sum(tensor.numel() for tensor in last[1].weights.values())
     assert sum(here) == total and max(here) < 0.6 * total
-    assert len(list((tmp_path / "sharded" / "sheets").iterdir())) == 4
+    assert len(list((tmp_path / "sharded" / "sheets").iterdir())) == 3
 
 
-@pytest.mark.parametrize("then", [1, 4])
+@pytest.mark.parametrize("then", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_another_number_of_processes_goes_on(tiny_diffusion: Make, trainings: Any, processes: Any, tmp_path: Path,
                                              then: int) -> None:
-    """Stopped after two steps of five by a signal to one process; saved whole, so that one process may go on."""
+    """Stopped after two steps of three by a signal to one process; saved whole, so that one process may go on."""
     stop = ("call = steps.DiffusionStep.__call__\n"
             "def stopping(self, step, *batch):\n"
             "    if step == 1 and world.rank == 0:\n"
