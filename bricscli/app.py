@@ -31,6 +31,7 @@ from bricscli.commands import (
     train_diffusion,
     verify,
 )
+from bricscli.copies import follow_parent
 from bricscli.errors import BricsError
 
 app = typer.Typer(
@@ -81,6 +82,7 @@ def brics(
 
 def main() -> None:
     """Runs the command line; every BricsError becomes its lines on stderr and its exit code."""
+    follow_parent()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)

@@ -21,6 +21,8 @@ from bricscli.errors import BricsError
 
 #: In a copy: the process that started it.
 PARENT = "BRICS_PARENT"
+#: In copies that work as one: the file in which they meet.
+RENDEZVOUS = "BRICS_RENDEZVOUS"
 #: Seconds that the others have for what they do, once one has failed.
 GRACE = 10.0
 #: Seconds between two looks at the copies.
@@ -63,6 +65,20 @@ def run_copies(words: Sequence[Sequence[str]], environments: Sequence[Mapping[st
             raise _describe(failed, copies[failed].returncode, len(copies), unheard[failed], stopped())
 
 
+def run_world(count: int, option: str) -> None:
+    """Runs this command as `count` processes that work as one, without the option that asked for it (`--devices`).
+
+    They meet in a file and talk over the loopback interface: nothing listens to other machines. Each gets its share of
+    the processor's cores. Raises CopyFailed.
+    """
+    words, loopback = _without(option, sys.argv[1:]), "lo0" if sys.platform == "darwin" else "lo"
+    with tempfile.TemporaryDirectory(prefix="brics-") as folder:
+        shared = {RENDEZVOUS: os.path.join(folder, "meeting"), "WORLD_SIZE": str(count),
+                  "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback,
+                  "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))}
+        run_copies([words] * count, [shared | {"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)])
+
+
 def follow_parent() -> None:
     """In a copy: ends this process as soon as the one that started it is gone. Elsewhere nothing."""
     parent = os.environ.get(PARENT)
@@ -75,6 +91,17 @@ def follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True, name="brics-parent").start()
+
+
+def _without(option: str, words: Sequence[str]) -> list[str]:
+    """The words but `option VALUE` and `option=VALUE`."""
+    kept, rest = list[str](), iter(words)
+    for word in rest:
+        if word == option:
+            next(rest, None)
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return kept
 
 
 def _start(words: list[str], environment: Mapping[str, str], unheard: IO[bytes] | None) -> "subprocess.Popen[bytes]":

@@ -32,6 +32,11 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def count_gpus() -> int:
+    """CUDA devices that this process may use."""
+    return torch.cuda.device_count()
+
+
 def derive_seed(seed: int, *position: int | str) -> int:
     """A 63-bit seed for one purpose at one position, e.g. `derive_seed(0, "noise", step)`."""
     text = ":".join(map(str, (seed, *position)))

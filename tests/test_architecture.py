@@ -18,13 +18,14 @@ MODULES = sorted(ROOT.rglob("*.py"))
 ALLOWED = {
     "__main__": {"app"},
     "app": {"commands", "errors", "run", "copies", "__version__"},
-    "commands": {"page", "selftest", "tasks", "recipe", "run", "paper", "data", "runtime", "copies", "parts", "files",
-                 "errors"},
+    "commands": {"page", "selftest", "tasks", "parallel", "recipe", "run", "paper", "data", "runtime", "copies", "parts",
+                 "files", "errors"},
     "page": {"tasks", "run", "data", "errors"},
-    "selftest": {"tasks", "recipe", "run", "data", "runtime", "files", "errors"},
-    "tasks": {"build", "recipe", "run", "training", "metrics", "report", "paper", "data", "runtime", "weights", "nn",
-              "diffusion", "losses", "download", "copies", "parts", "files", "errors"},
-    "training": {"build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
+    "selftest": {"tasks", "parallel", "recipe", "run", "data", "runtime", "copies", "parts", "files", "errors"},
+    "tasks": {"build", "recipe", "run", "training", "parallel", "metrics", "report", "paper", "data", "runtime",
+              "weights", "nn", "diffusion", "losses", "download", "copies", "parts", "files", "errors"},
+    "training": {"parallel", "build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
+    "parallel": {"copies", "runtime", "errors"},
     "build": {"recipe", "nn", "diffusion", "losses"},
     "report": {"metrics", "data", "files", "errors"},
     "paper": {"errors"},
@@ -105,7 +106,8 @@ def test_imports_only_go_down(path: Path) -> None:
 def test_no_torch_at_import_in_the_light_parts(path: Path) -> None:
     names = set(imported_at_once(ast.parse(path.read_text())))
     assert {name for name in names if name.split(".")[0] in HEAVY or name.startswith("safetensors.torch")} == set()
-    heavy_parts = {"page", "selftest", "tasks", "training", "build", "metrics", "losses", "diffusion", "nn", "runtime"}
+    heavy_parts = {"page", "selftest", "tasks", "training", "parallel", "build", "metrics", "losses", "diffusion", "nn",
+                   "runtime"}
     assert own_parts(iter(names)) & heavy_parts <= ({"metrics"} if part_of(path) == "report" else set())
 
 

@@ -20,6 +20,7 @@ from bricscli.build import (
 from bricscli.diffusion.schedule import ChenCosine, ScaledLinear
 from bricscli.errors import RecipeError
 from bricscli.nn.decoders.conv import ConvDecoder
+from bricscli.nn.noise import Noise
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.diffusion_specs import ScheduleSpec
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
@@ -82,7 +83,7 @@ def test_what_was_built_works(tiny_autoencoder: MakeAutoencoder, place: str, mem
     assert not recipe.has_key_codes or bool(((code > 0) & (code < 1)).all())
     block = model.retrieval(model.retrieval.tile(code))
     assert block.shape == (2, recipe.decoder_inputs, recipe.decoder_size, recipe.decoder_size)
-    drawn = model.reconstruct(images, torch.Generator().manual_seed(0))
+    drawn = model.reconstruct(images, Noise(torch.Generator().manual_seed(0)))
     assert drawn.image.shape == model(images).shape == images.shape
     critic = build_discriminator(recipe)
     assert critic(images).shape[0] == 2 and critic(images).isfinite().all()

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,11 @@ Overrides = Annotated[list[str], typer.Option("--set", metavar="A.B=VALUE",
                                               help="Change one key of the recipe; may be given several times.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, parameter counts and the shards "
                                                         "that would be read, and stop.")]
+Devices = Annotated[int | None, typer.Option(metavar="N", min=1, help="Train as N processes of this machine: on N "
+                                             "GPUs, or each on its share of the cores. Leave it out under torchrun.")]
+Determinism = Annotated[Literal["fast", "exact"], typer.Option(
+    help="exact: the same weights, bit for bit, on 1, 2, 4 or 8 processes (on a CPU), a batch in 8 shares that are "
+         "computed and summed in one order. fast: by rounding alone not the same.")]
 SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds between checkpoints; one is saved at "
                                                                           "the end and on Ctrl-C anyway.")]
 Checkpoint = Annotated[str | None, typer.Option(metavar="STEP|DIGEST", help="A checkpoint of the autoencoder, as "
@@ -75,6 +80,28 @@ def at_hand(where: str, allowed: list[str], check: Callable[[str, dict[str, Any]
     check(remote.where, remote.header)
     with Progress(-(-remote.bytes // 10**6), f"fetching {remote.name}", "MB") as shown:
         return str(fetch(remote, lambda done: shown.show(-(-done // 10**6))))
+
+
+def spread_over(devices: int | None, device: str) -> bool:
+    """Where `--devices` asks for several processes, runs this command as so many, and returns whether it did.
+
+    Raises RecipeError where there are not as many GPUs, or where this is one of several processes already.
+    """
+    if devices is None:
+        return False
+    from bricscli.copies import run_world
+    from bricscli.errors import RecipeError
+    from bricscli.parallel.world import in_world
+    from bricscli.runtime import choose_device, count_gpus
+
+    if in_world():
+        raise RecipeError("--devices: this is one of several processes already, as WORLD_SIZE says. Leave it out.")
+    if devices > 1 and choose_device(device).type == "cuda" and devices > count_gpus():
+        raise RecipeError(f"--devices: {devices} processes need a GPU each, and there are {count_gpus()}. Use fewer, "
+                          "or --device cpu.")
+    if devices > 1:
+        run_world(devices, "--devices")
+    return devices > 1
 
 
 def run_name(recipe: str) -> str:

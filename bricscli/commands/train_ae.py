@@ -23,6 +23,8 @@ def train_ae(
     save_every: options.SaveEvery = 600.0,
     allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
+    devices: options.Devices = None,
+    determinism: options.Determinism = "fast",
 ) -> None:
     """Train the autoencoder: images -> key codes -> images.
 
@@ -40,8 +42,8 @@ def train_ae(
     run = run or options.RUNS_ROOT / options.run_name(recipe)
 
     from bricscli.data.remote import is_remote, look_up
+    from bricscli.parallel.world import join_world
     from bricscli.run.log import say
-    from bricscli.runtime import choose_device
     from bricscli.tasks.datasets import check_images
     from bricscli.tasks.train_ae import describe_plan, say_trained, train_autoencoder
 
@@ -49,7 +51,10 @@ def train_ae(
         found = look_up(data, allow_host) if is_remote(data) else Path(data)
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, found, start)]))
         return
-    place = choose_device(device)
-    images = Path(options.at_hand(data, allow_host, partial(check_images, recipe=resolved)))
-    say_trained(train_autoencoder(resolved, images, run, device=place, start=start, overrides=overrides,
-                                  save_every=save_every))
+    if options.spread_over(devices, device):
+        return
+    with join_world(device, exact=determinism == "exact") as world:
+        with world.together():
+            images = Path(options.at_hand(data, allow_host, partial(check_images, recipe=resolved)))
+        say_trained(train_autoencoder(resolved, images, run, device=world.device, start=start, overrides=overrides,
+                                      save_every=save_every, world=world))

@@ -32,6 +32,10 @@ def train_diffusion(
                                                          "about a fifth more time.")] = False,
     allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
+    devices: options.Devices = None,
+    determinism: options.Determinism = "fast",
+    shard: Annotated[bool, typer.Option("--shard", help="Divide the denoiser among the processes (FSDP), where one GPU "
+                                        "is too small for it: less memory, more to send.")] = False,
 ) -> None:
     """Train the diffusion model that draws new key codes, or latents.
 
@@ -49,16 +53,19 @@ def train_diffusion(
     autoencoder = autoencoder or options.RUNS_ROOT / resolved.autoencoder
     run = run or options.RUNS_ROOT / options.run_name(recipe)
 
+    from bricscli.parallel.world import join_world
     from bricscli.run.log import say
-    from bricscli.runtime import choose_device
     from bricscli.tasks.train_ae import say_trained
     from bricscli.tasks.train_diffusion import Acceleration, describe_plan, train_denoiser
 
     if dry_run:
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, autoencoder, start)]))
         return
-    place = choose_device(device)
-    images = Path(options.at_hand(data, allow_host)) if data else None
-    say_trained(train_denoiser(resolved, autoencoder, run, device=place, checkpoint=checkpoint, start=start,
-                               data=images, overrides=overrides, save_every=save_every,
-                               acceleration=Acceleration(compile, channels_last, gradient_checkpointing)))
+    if options.spread_over(devices, device):
+        return
+    with join_world(device, exact=determinism == "exact", sharded=shard) as world:
+        with world.together():
+            images = Path(options.at_hand(data, allow_host)) if data else None
+        say_trained(train_denoiser(resolved, autoencoder, run, device=world.device, checkpoint=checkpoint, start=start,
+                                   data=images, overrides=overrides, save_every=save_every, world=world,
+                                   acceleration=Acceleration(compile, channels_last, gradient_checkpointing)))

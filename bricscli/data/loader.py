@@ -86,7 +86,7 @@ def flips(seed: int, step: int, batch_size: int) -> npt.NDArray[np.bool_]:
 
 
 class BatchReader:
-    """Batch `step` of training: samples step*B ... step*B + B-1 of the endless series.
+    """Batch `step` of training: samples step*B ... step*B + B-1 of the endless series, or those `rows` of them.
 
     `decode` turns a sample's file into an array of one shape. Files are read and decoded by threads, one step ahead;
     decoded samples stay in memory where all of them fit into `cache_bytes`. Neither changes a value.
@@ -103,12 +103,14 @@ class BatchReader:
         batch_size: int,
         seed: int,
         flip_extension: str | None = None,
+        rows: range | None = None,
         cache_bytes: int = 2 << 30,
         threads: int | None = None,
     ) -> None:
         if not len(split):
             raise DataError(f"split `{split.name}` holds no samples. Prepare more images.")
         self.split, self.batch_size, self.seed = split, batch_size, seed
+        self.rows = range(batch_size) if rows is None else rows
         self._decode = decode
         self._extensions = (extension,) if flip_extension is None else (extension, flip_extension)
         first = self._decoded(0, 0)
@@ -126,12 +128,11 @@ class BatchReader:
         return len(self._extensions) == 2
 
     def indices(self, step: int) -> Indices:
-        """(B,) numbers of the samples of batch `step`, within the split."""
-        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        return series(self.seed, len(self.split), numbers)
+        """(rows,) numbers of the samples of batch `step`, within the split."""
+        return series(self.seed, len(self.split), step * self.batch_size + np.array(self.rows))
 
     def batch(self, step: int) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """(B, *shape) samples, and (B,) bool: which of them are mirrored.
+        """(rows, *shape) samples, and (rows,) bool: which of them are mirrored.
 
         Raises:
             DataError: a sample is damaged.
@@ -161,7 +162,7 @@ class BatchReader:
 
     def _jobs(self, step: int) -> tuple[list[tuple[int, int]], npt.NDArray[np.bool_]]:
         """For each sample of a batch which file (0, or 1: mirrored) of which sample is read; and the flip mask."""
-        mask = flips(self.seed, step, self.batch_size)
+        mask = flips(self.seed, step, self.batch_size)[self.rows.start:self.rows.stop]
         kinds = mask if len(self._extensions) == 2 else np.zeros_like(mask)
         return list(zip(kinds.astype(int).tolist(), self.indices(step).tolist(), strict=True)), mask
 

@@ -42,7 +42,6 @@ class Guided:
         return unconditional + self.guidance * (conditional - unconditional)
 
 
-def drop_labels(label: Tensor, probability: float, no_label: int, generator: torch.Generator) -> Tensor:
-    """`(B,)` labels, each with that probability replaced by `no_label`; drawn on the CPU."""
-    dropped = torch.rand(len(label), generator=generator) < probability
-    return torch.where(dropped.to(label.device), no_label, label)
+def drop_labels(label: Tensor, probability: float, no_label: int, drawn: Tensor) -> Tensor:
+    """`(B,)` labels, each with that probability replaced by `no_label`; `drawn` `(B,)` is uniform in [0, 1)."""
+    return torch.where((drawn < probability).to(label.device), no_label, label)

@@ -6,7 +6,6 @@ BRICS, VQGAN, RQ-VAE and latent-diffusion's first stage are four ways to fill th
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from bricscli.nn.bottleneck import Bottleneck, Coded, relax_precision
@@ -14,6 +13,7 @@ from bricscli.nn.decoders.conditional import Kept
 from bricscli.nn.decoders.conv import ConvDecoder
 from bricscli.nn.decoders.style import StyleDecoder
 from bricscli.nn.encoder import Encoder
+from bricscli.nn.noise import Noise
 from bricscli.nn.retrieval.feature_grid import FeatureGrid, NoRetrieval
 
 Retrieval = FeatureGrid | NoRetrieval
@@ -86,15 +86,11 @@ class Autoencoder(nn.Module):
             self.decoder.widen({name.removeprefix(prefix): tensor for name, tensor in weights.items()
                                 if name.startswith(prefix) and name not in fitting})
 
-    def reconstruct(self, image: Tensor, generator: torch.Generator, kept: Kept | None = None) -> Reconstruction:
-        """As training sees it: with the bottleneck's noise and loss, and eps_0 of relaxed precision.
-
-        Noise is drawn from `generator` on the CPU, whatever the device.
-        """
-        coded = self.bottleneck.draw(self.encoder(image), generator)
+    def reconstruct(self, image: Tensor, noise: Noise, kept: Kept | None = None) -> Reconstruction:
+        """As training sees it: with the bottleneck's noise and loss, and eps_0 of relaxed precision."""
+        coded = self.bottleneck.draw(self.encoder(image), noise)
         tiled = self.retrieval.tile(coded.code)
         if self.relaxed:
             assert isinstance(self.retrieval, FeatureGrid)
-            noise = torch.randn(tiled.shape, generator=generator).to(tiled)
-            tiled = relax_precision(tiled, self.retrieval.r_max, noise)
+            tiled = relax_precision(tiled, self.retrieval.r_max, noise.normal(tiled))
         return Reconstruction(self.decoder(self.retrieval(tiled), kept), coded)

@@ -2,7 +2,7 @@
 
 `encoded` is `(B, inputs, H_z, W_z)`, unbounded; a code `(B, C, H_z, W_z)`, in (0, 1) if a key code, else unbounded.
 `forward` gives the one code that everything after training uses and changes nothing; `draw` gives training's, with its
-loss, every random number from the generator that is passed. A code is the `snap` of a `latent`, and only codebooks tell
+loss, every random number from the noise that is passed. A code is the `snap` of a `latent`, and only codebooks tell
 them apart: a denoiser learns latents, which are continuous, and what it draws is snapped before it is decoded
 (latent-diffusion, arXiv:2112.10752, section 3.1). Codes and losses are computed in float32 whatever autocast says, or
 in float64 where `encoded` is that; codebooks are always float32.
@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from bricscli.nn.noise import Noise
 
 if TYPE_CHECKING:
     from vector_quantize_pytorch import VectorQuantize
@@ -59,7 +61,7 @@ class Bottleneck(nn.Module, ABC):
         return self.snap(self.latent(encoded))
 
     @abstractmethod
-    def draw(self, encoded: Tensor, generator: torch.Generator) -> Coded:
+    def draw(self, encoded: Tensor, noise: Noise) -> Coded:
         """The code of training and its loss."""
 
 
@@ -72,7 +74,7 @@ class KeyCode(Bottleneck):
     def latent(self, encoded: Tensor) -> Tensor:
         return torch.sigmoid(_widened(encoded))
 
-    def draw(self, encoded: Tensor, generator: torch.Generator) -> Coded:
+    def draw(self, encoded: Tensor, noise: Noise) -> Coded:
         code = self(encoded)
         return Coded(code, code.new_zeros(()), {"code_std": float(code.detach().std())})
 
@@ -91,11 +93,11 @@ class KL(Bottleneck):
         mean, _ = _widened(encoded).chunk(2, dim=1)
         return self.bounded(mean)
 
-    def draw(self, encoded: Tensor, generator: torch.Generator) -> Coded:
+    def draw(self, encoded: Tensor, noise: Noise) -> Coded:
         mean, log_variance = _widened(encoded).chunk(2, dim=1)
         log_variance = log_variance.clamp(*LOG_VARIANCE)
         sigma = (log_variance / 2).exp()
-        code = self.bounded(mean + sigma * torch.randn(mean.shape, generator=generator).to(mean))
+        code = self.bounded(mean + sigma * noise.normal(mean))
         divergence = (mean**2 + sigma**2 - 1 - log_variance).flatten(1) / 2
         kl = divergence.sum(1).mean() if self.reduction == "sum" else divergence.mean()
         log = {"kl": kl, "sigma": sigma.mean(), "code_std": code.std()}
@@ -132,7 +134,7 @@ class VQ(Bottleneck):
     def snap(self, latent: Tensor) -> Tensor:
         return _nearest(self.quantiser, latent)[0]
 
-    def draw(self, encoded: Tensor, generator: torch.Generator) -> Coded:
+    def draw(self, encoded: Tensor, noise: Noise) -> Coded:
         encoded = _widened(encoded)
         nearest, indices = _nearest(self.quantiser, encoded)
         loss = F.mse_loss(nearest, encoded.detach()) + self.commitment * F.mse_loss(encoded, nearest.detach())
@@ -161,9 +163,9 @@ class RQ(Bottleneck):
     def snap(self, latent: Tensor) -> Tensor:
         return self._partial_sums(latent, freeze_codebook=True)[0][-1]
 
-    def draw(self, encoded: Tensor, generator: torch.Generator) -> Coded:
+    def draw(self, encoded: Tensor, noise: Noise) -> Coded:
         encoded = _widened(encoded)
-        with _seeded(generator, encoded.device):
+        with _seeded(noise.seed(), encoded.device):
             sums, indices = self._partial_sums(encoded, freeze_codebook=False)
         loss = torch.stack([F.mse_loss(encoded, partial) for partial in sums]).mean()
         log = {"commitment": float(loss.detach())} | _usage(indices, self.entries)
@@ -226,12 +228,11 @@ def _widened(encoded: Tensor) -> Tensor:
 
 
 @contextmanager
-def _seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators start from a seed of `generator`; outside, they are as they were.
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, torch's global generators start from `seed`; outside, they are as they were.
 
     The library draws restarts from the global generator of its device, so that CPU and CUDA draw others.
     """
-    seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

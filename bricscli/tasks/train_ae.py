@@ -1,6 +1,7 @@
 """`brics train-ae`: image shards -> autoencoder checkpoints."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.decoders.conditional import Kept
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.nn.retrieval.usage import EntryUsage
+from bricscli.parallel.world import World
 from bricscli.recipe.load import dump_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe
+from bricscli.recipe.specs import RQSpec
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import say
@@ -46,37 +49,49 @@ def train_autoencoder(
     start: Path | None = None,
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
+    world: World | None = None,
 ) -> RunDirectory:
     """Trains, or goes on training, the autoencoder of `recipe` on the train split of `data`, into `run_path`.
 
     A recipe with a conditional decoder begins with the averaged weights of the autoencoder's run `start`, of which all
     but the decoder stays. `save_every` is in seconds. Raises DataError for data that does not fit, MissingWeights where
     the perceptual loss needs a file that is not there, RecipeError where the run was made with another recipe or
-    `start` is missing or not wanted, MismatchError where it does not fit, InterruptedRun on SIGINT.
+    `start` is missing or not wanted, or where the processes of `world` cannot share the work, MismatchError where it
+    does not fit, InterruptedRun on SIGINT.
     """
-    check_start(recipe, start, run_path)
-    first = load_base(RunDirectory.open(start), recipe) if start else None
-    images = open_images(data, recipe)
-    perceptual = load_perceptual(recipe)
-    decode, extension = partial(decode_image, resolution=recipe.data.resolution), images.image_extension
-    val = torch.from_numpy(next(in_order(images.split("val"), decode, extension, PREVIEW_IMAGES)))
-    training = recipe.training
-    with BatchReader(images.split("train"), decode, extension, training.batch_size, training.seed) as reader:
+    world, training = world or World(device=device), recipe.training
+    with ExitStack() as stack:
+        with world.together():
+            check_start(recipe, start, run_path)
+            check_codebook(recipe, world)
+            first = load_base(RunDirectory.open(start), recipe) if start else None
+            images = open_images(data, recipe)
+            world.check(training.batch_size, len(images.split("train")))
+            perceptual = load_perceptual(recipe)
+            decode, extension = partial(decode_image, resolution=recipe.data.resolution), images.image_extension
+            val = torch.from_numpy(next(in_order(images.split("val"), decode, extension, PREVIEW_IMAGES)))
+            reader = stack.enter_context(BatchReader(images.split("train"), decode, extension, training.batch_size,
+                                                     training.seed, rows=world.rows(training.batch_size)))
         # All that can be wrong with the data has been read by now: only then a run is begun.
-        run = RunDirectory.create(run_path, recipe, {
-            "kind": recipe.kind, "data": describe_data(images), **({"from": first.record} if first else {}),
-            "overrides": list(overrides), "device": device.type, "process": describe_process()})
-        check_same_data(run, images)
-        check_same_start(run, first)
+        with world.together():
+            if world.first:
+                run = RunDirectory.create(run_path, recipe, {
+                    "kind": recipe.kind, "data": describe_data(images), **({"from": first.record} if first else {}),
+                    "overrides": list(overrides), "device": device.type,
+                    "world": world.describe(training.batch_size), "process": describe_process()})
+                check_same_data(run, images)
+                check_same_start(run, first)
+                stack.enter_context(run.lock())
+        run = RunDirectory(run_path)
         step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None,
-                               first.weights if first else None)
+                               first.weights if first else None, world)
 
         def read_batch(number: int) -> tuple[Tensor, Tensor | None]:
             batch, flip = reader.batch(number)
             real = to_float(torch.from_numpy(batch).to(device))
             if recipe.data.flip:
                 real = torch.where(torch.from_numpy(flip).to(device)[:, None, None, None], real.flip(-1), real)
-            return real, training_masks(recipe, number, device)
+            return real, training_masks(recipe, number, world)
 
         def preview(path: Path) -> Mapping[str, float]:
             fake = reconstruct_uint8(step.averaged, val, device)
@@ -91,10 +106,10 @@ def train_autoencoder(
             step.averaged.retrieval.free()
             return numbers
 
-        with run.lock(), deterministic_algorithms(device):
+        with deterministic_algorithms(device):
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
                   read_batch=read_batch, preview=preview, save_every=save_every,
-                  protect=partial(encoded_checkpoints, run))
+                  protect=partial(encoded_checkpoints, run), world=world)
     return run
 
 
@@ -129,13 +144,23 @@ def check_start(recipe: AutoencoderRecipe, start: Path | None, run_path: Path) -
                           "run, such as --from runs/photos64.")
 
 
-def training_masks(recipe: AutoencoderRecipe, step: int, device: torch.device) -> Tensor | None:
-    """bool `(B, 1, H, W)` of a batch, of recipes with a conditional decoder."""
+def check_codebook(recipe: AutoencoderRecipe, world: World) -> None:
+    """Raises RecipeError where a codebook that learns without gradients would see but a part of a batch."""
+    moves = isinstance(recipe.bottleneck, RQSpec) and not recipe.decoder.conditional
+    if moves and (world.exact or not world.alone):
+        raise RecipeError("bottleneck.kind: the codebook of `rq` moves by averages over a batch, which no part of it "
+                          "knows. Train it on one process, with --determinism fast.")
+
+
+def training_masks(recipe: AutoencoderRecipe, step: int, world: World) -> Tensor | None:
+    """bool `(rows, 1, H, W)` of this process's rows of a batch, of recipes with a conditional decoder."""
     spec, training = recipe.decoder.conditional, recipe.training
     if spec is None:
         return None
-    return torch.from_numpy(draw_training_masks(spec.masks, training.seed, step, training.batch_size,
-                                                recipe.data.resolution, spec.full_masks)).to(device)
+    # A row of the series has its mask: these are the rows of a smaller batch, further on.
+    return torch.from_numpy(draw_training_masks(spec.masks, training.seed, step * world.size + world.rank,
+                                                training.batch_size // world.size, recipe.data.resolution,
+                                                spec.full_masks)).to(world.device)
 
 
 def preview_masks(recipe: AutoencoderRecipe, count: int) -> Tensor:

@@ -17,7 +17,8 @@ from bricscli.data.images import encode_png, sheet
 from bricscli.data.loader import BatchReader
 from bricscli.data.shards import ShardSet
 from bricscli.diffusion.denoiser import Scaling
-from bricscli.errors import MismatchError
+from bricscli.errors import MismatchError, RecipeError
+from bricscli.parallel.world import World
 from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.checkpoint import WEIGHTS
@@ -51,39 +52,53 @@ def train_denoiser(
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
     acceleration: Acceleration = PLAIN,
+    world: World | None = None,
 ) -> RunDirectory:
     """Trains, or goes on training, the denoiser of `recipe` on the key codes or latents of an autoencoder's run.
 
     The run keeps a copy of the autoencoder's weights, so that it can be sampled by itself, whatever becomes of the
     autoencoder's run. A new run begins with the averaged weights of the diffusion run `start`, or else with random
     ones. One that learns to inpaint also reads the images of the codes, from `data` or data/NAME. Raises DataError
-    where there are no codes or images, MismatchError where other weights made them or `start` does not fit.
+    where there are no codes or images, MismatchError where other weights made them or `start` does not fit, RecipeError
+    where the processes of `world` cannot share the work.
     """
-    autoencoder_run = RunDirectory.open(autoencoder_path)
-    autoencoder = load_autoencoder(autoencoder_run, device, checkpoint)
-    recipe.check_code_size(autoencoder.recipe.code_size)
-    recipe.check_decoder_blocks(autoencoder.recipe.decoder_blocks)
-    step_levels(recipe.sampling, build_schedule(recipe.schedule))  # or RecipeError, before there is a run
-    codes = open_codes(autoencoder_run, autoencoder)
-    labels, classes = open_labels(codes, recipe) or (None, {})
-    about_codes = _describe_codes(codes, autoencoder, classes)
-    first = load_first_stage(RunDirectory.open(start), recipe, about_codes) if start else None
-    training, scaling = recipe.training, scaling_of(autoencoder.recipe, codes.header, codes.path)
+    world, training = world or World(device=device), recipe.training
     with ExitStack() as stack:
-        reader = stack.enter_context(_open_reader(codes, recipe, autoencoder.code_shape))
-        beside = None
-        if recipe.conditioning:
-            beside = stack.enter_context(SurroundingsReader(
-                codes, find_images_of(codes, DATA_ROOT, data), recipe, autoencoder, scaling, device,
-                flip=reader.mirrors))
-        step = _build_step(recipe, autoencoder, scaling, first, acceleration, device)
-        run = RunDirectory.create(run_path, recipe, {
-            "kind": recipe.kind, **about_codes, **({"from": first.record} if first else {}),
-            "overrides": list(overrides), "device": device.type, "acceleration": asdict(acceleration),
-            "process": describe_process()})
-        check_same_autoencoder(run, autoencoder)
-        check_same_data(run, codes)
-        check_same_start(run, first)
+        with world.together():
+            _check_sharding(world, acceleration)
+            autoencoder_run = RunDirectory.open(autoencoder_path)
+            autoencoder = load_autoencoder(autoencoder_run, device, checkpoint)
+            recipe.check_code_size(autoencoder.recipe.code_size)
+            recipe.check_decoder_blocks(autoencoder.recipe.decoder_blocks)
+            step_levels(recipe.sampling, build_schedule(recipe.schedule))  # or RecipeError, before there is a run
+            codes = open_codes(autoencoder_run, autoencoder)
+            world.check(training.batch_size, len(codes.split("train")))
+            labels, classes = open_labels(codes, recipe) or (None, {})
+            about_codes = _describe_codes(codes, autoencoder, classes)
+            first = load_first_stage(RunDirectory.open(start), recipe, about_codes) if start else None
+            scaling = scaling_of(autoencoder.recipe, codes.header, codes.path)
+            reader = stack.enter_context(_open_reader(codes, recipe, autoencoder.code_shape, world))
+            beside = None
+            if recipe.conditioning:
+                beside = stack.enter_context(SurroundingsReader(
+                    codes, find_images_of(codes, DATA_ROOT, data), recipe, autoencoder, scaling, device,
+                    flip=reader.mirrors, rows=reader.rows))
+            step = _build_step(recipe, autoencoder, scaling, first, acceleration, device, world)
+        with world.together():
+            if world.first:
+                run = RunDirectory.create(run_path, recipe, {
+                    "kind": recipe.kind, **about_codes, **({"from": first.record} if first else {}),
+                    "overrides": list(overrides), "device": device.type, "acceleration": asdict(acceleration),
+                    "world": world.describe(training.batch_size), "process": describe_process()})
+                check_same_autoencoder(run, autoencoder)
+                check_same_data(run, codes)
+                check_same_start(run, first)
+                stack.enter_context(run.lock())
+                if not run.autoencoder_path.exists():
+                    files.write_bytes(run.autoencoder_path, (autoencoder.weights_path / WEIGHTS).read_bytes())
+        run = RunDirectory(run_path)
+        if world.sharded:
+            step.shard()
 
         def read_batch(number: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
             label = None if labels is None else torch.from_numpy(labels[reader.indices(number)]).to(device)
@@ -93,17 +108,16 @@ def train_denoiser(
         def preview(path: Path) -> Mapping[str, float]:
             prior = Prior(step.averaged, step.schedule, scaling, autoencoder.code_shape)
             if beside:
-                return beside.preview(prior, recipe, path)
+                return beside.preview(prior, recipe, path if world.first else None)
             drawn = draw_latents(prior, PREVIEW_SEEDS, recipe.sampling, device, draw_labels(classes, PREVIEW_SEEDS))
             images = decode_latents(autoencoder.model, drawn, device)
-            files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
+            if world.first:
+                files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
             return {}
 
-        with run.lock(), deterministic_algorithms(device):
-            if not run.autoencoder_path.exists():
-                files.write_bytes(run.autoencoder_path, (autoencoder.weights_path / WEIGHTS).read_bytes())
+        with deterministic_algorithms(device):
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
-                  read_batch=read_batch, preview=preview, save_every=save_every)
+                  read_batch=read_batch, preview=preview, save_every=save_every, world=world)
     return run
 
 
@@ -115,7 +129,16 @@ def _describe_codes(codes: ShardSet, autoencoder: LoadedAutoencoder, classes: Ma
             **({"classes": dict(classes)} if classes else {})}
 
 
-def _open_reader(codes: ShardSet, recipe: DiffusionRecipe, shape: tuple[int, int, int]) -> BatchReader:
+def _check_sharding(world: World, acceleration: Acceleration) -> None:
+    """Raises RecipeError where the denoiser cannot be divided."""
+    if world.sharded and world.alone:
+        raise RecipeError("--shard: divides the denoiser among several processes. Pass --devices N as well.")
+    if world.sharded and (acceleration.compile or acceleration.channels_last):
+        raise RecipeError("--shard: cannot divide what was compiled, or lies otherwise in memory. Leave out --compile "
+                          "and --channels-last.")
+
+
+def _open_reader(codes: ShardSet, recipe: DiffusionRecipe, shape: tuple[int, int, int], world: World) -> BatchReader:
     """Of the training codes, half of them mirrored if asked for; warns where there are no mirrored ones."""
     split, flip = codes.split("train"), recipe.training.flip
     if flip and FLIP not in split.extensions:
@@ -123,11 +146,12 @@ def _open_reader(codes: ShardSet, recipe: DiffusionRecipe, shape: tuple[int, int
              "without effect")
         flip = False
     return BatchReader(split, partial(decode_code, shape=shape), CODE, recipe.training.batch_size,
-                       recipe.training.seed, flip_extension=FLIP if flip else None)
+                       recipe.training.seed, flip_extension=FLIP if flip else None,
+                       rows=world.rows(recipe.training.batch_size))
 
 
 def _build_step(recipe: DiffusionRecipe, autoencoder: LoadedAutoencoder, scaling: Scaling, first: FirstStage | None,
-                acceleration: Acceleration, device: torch.device) -> DiffusionStep:
+                acceleration: Acceleration, device: torch.device, world: World) -> DiffusionStep:
     """At its start, and as fast as asked for. Raises BricsError where the denoiser cannot be compiled."""
     channels, size, _ = autoencoder.code_shape
     perceptual = None
@@ -135,9 +159,9 @@ def _build_step(recipe: DiffusionRecipe, autoencoder: LoadedAutoencoder, scaling
         perceptual = build_latent_perceptual(recipe.latent_perceptual, autoencoder.model,
                                              autoencoder.recipe.data.resolution)
     step = DiffusionStep(recipe, device, scaling, channels=channels, size=size, perceptual=perceptual,
-                         weights=first.weights if first else None)
-    like = torch.zeros(recipe.training.batch_size // recipe.training.accumulate, step.denoiser.model.inputs, size, size,
-                       device=device)
+                         weights=first.weights if first else None, world=world)
+    rows = len(world.rows(recipe.training.batch_size)) // step.division.count
+    like = torch.zeros(rows, step.denoiser.model.inputs, size, size, device=device)
     with deterministic_algorithms(device):  # as in training: torch compiles for one or the other
         acceleration.apply(step.denoiser.model, like, recipe.training.precision)
     return step

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bricscli.parallel.sharding import laid_out, whole
+
 
 def learning_rate_at(images_seen: int, *, peak: float, warmup: int, decay: int) -> float:
     """Linear warm-up over `warmup` images, then cosine decay to 0 at `decay` images (0: constant)."""
@@ -24,7 +26,7 @@ def set_learning_rate(optimiser: Optimizer, rate: float) -> None:
 
 def optimiser_tensors(optimiser: Optimizer, module: nn.Module, prefix: str) -> dict[str, Tensor]:
     """Adam's moments and step counts as `prefix.parameter.moment`."""
-    return {f"{prefix}.{name}.{key}": value
+    return {f"{prefix}.{name}.{key}": whole(value)
             for name, parameter in module.named_parameters() if parameter in optimiser.state
             for key, value in optimiser.state[parameter].items()}
 
@@ -36,5 +38,6 @@ def load_optimiser_tensors(optimiser: Optimizer, module: nn.Module, prefix: str,
         keys = {key: f"{prefix}.{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
         if keys["step"] in tensors:
             optimiser.state[parameter] = {
-                key: tensors[full].clone() if key == "step" else torch.empty_like(parameter).copy_(tensors[full])
+                key: tensors[full].clone() if key == "step" else torch.empty_like(parameter).copy_(
+                    laid_out(tensors[full], parameter))
                 for key, full in keys.items()}

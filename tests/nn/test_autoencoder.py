@@ -9,6 +9,7 @@ from torch import Tensor
 from bricscli.build import build_autoencoder
 from bricscli.nn.autoencoder import Autoencoder
 from bricscli.nn.bottleneck import relax_precision
+from bricscli.nn.noise import Noise
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe
 
@@ -28,7 +29,7 @@ def tiled_keys(model: Autoencoder, code: Tensor, generator: torch.Generator | No
     if generator is None:
         model(image)
     else:
-        model.reconstruct(image, generator)
+        model.reconstruct(image, Noise(generator))
     for hook in hooks:
         hook.remove()
     return seen[0].detach()
@@ -79,5 +80,6 @@ def test_no_noise_unless_asked_for(
 def test_gradients_reach_the_encoder_through_the_noise(model: Autoencoder) -> None:
     assert isinstance(model.retrieval, FeatureGrid)
     torch.nn.init.normal_(model.retrieval.table)
-    model.reconstruct(torch.rand(2, 3, 16, 16), torch.Generator().manual_seed(0)).image.square().mean().backward()
+    noise = Noise(torch.Generator().manual_seed(0))
+    model.reconstruct(torch.rand(2, 3, 16, 16), noise).image.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.encoder.parameters() if p.ndim > 1)

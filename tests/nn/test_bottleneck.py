@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bricscli.nn.bottleneck import KL, RQ, VQ, Bottleneck, Coded, KeyCode, KLKeyCode
+from bricscli.nn.noise import Noise
 
 BUILD: dict[str, Callable[[], Bottleneck]] = {
     "key_code": lambda: KeyCode(channels=3),
@@ -23,6 +24,10 @@ QUANTISED = ("vq", "rq")
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def noise(seed: int) -> Noise:
+    return Noise(seeded(seed))
 
 
 def build(name: str) -> Bottleneck:
@@ -69,7 +74,7 @@ def test_only_the_generator_decides(name: str) -> None:
         bottleneck.load_state_dict(before)
         torch.manual_seed(len(draws))
         state = torch.get_rng_state()
-        draws.append(bottleneck.draw(x, seeded(seed)))
+        draws.append(bottleneck.draw(x, noise(seed)))
         assert torch.equal(torch.get_rng_state(), state)
     assert same(draws[0], draws[1])
     assert same(draws[0], draws[2]) == (name in ("key_code", "vq"))
@@ -83,10 +88,10 @@ def test_half_precision_and_autocast_change_nothing_but_the_input(name: str) -> 
     bottleneck = build(name)
     x = encoded(bottleneck).bfloat16()
     before = copy.deepcopy(bottleneck.state_dict())
-    expected, expected_draw = bottleneck(x.float()), bottleneck.draw(x.float(), seeded(0))
+    expected, expected_draw = bottleneck(x.float()), bottleneck.draw(x.float(), noise(0))
     bottleneck.load_state_dict(before)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        code, draw = bottleneck(x), bottleneck.draw(x, seeded(0))
+        code, draw = bottleneck(x), bottleneck.draw(x, noise(0))
     assert code.dtype == draw.code.dtype == draw.loss.dtype == torch.float32
     assert torch.equal(code, expected) and same(draw, expected_draw)
 
@@ -94,7 +99,7 @@ def test_half_precision_and_autocast_change_nothing_but_the_input(name: str) -> 
 def test_a_key_code_is_a_sigmoid() -> None:
     bottleneck = KeyCode(channels=1)
     x = torch.tensor([-math.log(3), 0.0, math.log(3)]).view(1, 1, 1, 3)
-    draw = bottleneck.draw(x, seeded(0))
+    draw = bottleneck.draw(x, noise(0))
     assert bottleneck(x).flatten().tolist() == pytest.approx([0.25, 0.5, 0.75])
     assert torch.equal(draw.code, bottleneck(x)) and draw.loss == 0
     assert draw.log == {"code_std": pytest.approx(0.25)}
@@ -104,7 +109,7 @@ def test_a_key_code_is_a_sigmoid() -> None:
 def test_the_divergence_is_torchs(reduction: str) -> None:
     bottleneck = KL(channels=3, weight=0.1, reduction=reduction)  # type: ignore[arg-type]
     x = encoded(bottleneck).requires_grad_()
-    draw = bottleneck.draw(x, seeded(0))
+    draw = bottleneck.draw(x, noise(0))
     mean, sigma = x[:, :3], (x[:, 3:] / 2).exp()
     each = torch.distributions.kl_divergence(
         torch.distributions.Normal(mean, sigma), torch.distributions.Normal(0.0, 1.0)
@@ -122,7 +127,7 @@ def test_noise_has_the_deviation_that_was_asked_for(kind: type[KL], bounded: Cal
     bottleneck = kind(channels=1, weight=1.0, reduction="sum")
     x = torch.stack([torch.full((64, 64), 0.4), torch.full((64, 64), 2 * math.log(0.05))])[None]
     assert torch.equal(bottleneck(x), bounded(x[:, :1]))
-    code = bottleneck.draw(x, seeded(0)).code
+    code = bottleneck.draw(x, noise(0)).code
     z = code if kind is KL else torch.logit(code)
     assert z.mean().item() == pytest.approx(0.4, abs=0.003)  # four standard errors
     assert z.std().item() == pytest.approx(0.05, rel=0.04)  # likewise
@@ -131,7 +136,7 @@ def test_noise_has_the_deviation_that_was_asked_for(kind: type[KL], bounded: Cal
 def test_extreme_variances_stay_finite() -> None:
     bottleneck = KLKeyCode(channels=1, weight=1.0, reduction="mean")
     x = torch.tensor([[[[0.0, 0.0]], [[-1e4, 1e4]]]], requires_grad=True)
-    draw = bottleneck.draw(x, seeded(0))
+    draw = bottleneck.draw(x, noise(0))
     draw.loss.backward()
     sigmas = [math.exp(-15), math.exp(10)]
     expected = [(s * s - 1 - 2 * math.log(s)) / 2 for s in sigmas]
@@ -153,7 +158,7 @@ def test_vq_is_equation_9() -> None:
     assert isinstance(bottleneck, VQ)
     codebook = bottleneck.quantiser.codebook.detach().clone().requires_grad_()
     x = encoded(bottleneck).requires_grad_()
-    draw = bottleneck.draw(x, seeded(0))
+    draw = bottleneck.draw(x, noise(0))
     indices, e = nearest(x.detach(), codebook)
     assert len(indices.unique()) > 4
     torch.testing.assert_close(draw.code, e)
@@ -176,7 +181,7 @@ def test_usage_of_the_codebook() -> None:
     bottleneck = VQ(channels=1, entries=8, commitment=0.25, weight=1.0)
     with torch.no_grad():
         bottleneck.quantiser.codebook.copy_(torch.arange(8.0)[:, None])
-    draw = bottleneck.draw(torch.tensor([1.1, 0.9, 1.3, 5.2]).view(1, 1, 2, 2), seeded(0))
+    draw = bottleneck.draw(torch.tensor([1.1, 0.9, 1.3, 5.2]).view(1, 1, 2, 2), noise(0))
     assert draw.log["entries_used"] == pytest.approx(2 / 8)
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert draw.log["perplexity"] == pytest.approx(math.exp(entropy), rel=1e-5)
@@ -192,7 +197,7 @@ def test_rq_quantises_what_is_left_over() -> None:
     for _ in range(3):
         sums.append(sums[-1] + nearest(x.detach() - sums[-1], codebook)[1])
     assert torch.equal(bottleneck(x), sums[-1])
-    draw = bottleneck.draw(x, seeded(0))
+    draw = bottleneck.draw(x, noise(0))
     torch.testing.assert_close(draw.code, sums[-1])
     commitment = torch.stack([(x - s).square().mean() for s in sums[1:]]).mean()
     torch.testing.assert_close(draw.loss, 0.5 * commitment)
@@ -210,11 +215,11 @@ def test_rq_moves_entries_to_the_mean_of_what_chose_them() -> None:
     for buffer in (codebook.embed, codebook.embed_avg):
         buffer.copy_(torch.tensor([[[-1.0], [1.0]]]))
     x = torch.tensor([-3.0, -2.0, 2.0, 5.0]).view(1, 1, 2, 2)
-    bottleneck.draw(x, seeded(0))
+    bottleneck.draw(x, noise(0))
     # sizes 0.5 + 0.5 * 2, sums 0.5 * (-1, 1) + 0.5 * (-5, 7)
     torch.testing.assert_close(codebook.embed.flatten(), torch.tensor([-3 / 1.5, 4 / 1.5]), rtol=1e-4, atol=0)
     for step in range(30):
-        bottleneck.draw(x, seeded(step))
+        bottleneck.draw(x, noise(step))
     torch.testing.assert_close(codebook.embed.flatten(), torch.tensor([-2.5, 3.5]), rtol=1e-4, atol=0)
 
 
@@ -223,7 +228,7 @@ def test_rq_restarts_unused_entries_in_the_batch() -> None:
     codebook = bottleneck.quantiser._codebook
     codebook.embed[0, 1:] = 1e3  # nothing is near
     x = torch.randn(1, 2, 5, 5, generator=seeded(3))
-    bottleneck.draw(x, seeded(0))
+    bottleneck.draw(x, noise(0))
     vectors = x[0].flatten(1).T
     distance = torch.cdist(codebook.embed[0, 1:], vectors).min(1).values
     torch.testing.assert_close(distance, torch.zeros(3))
@@ -242,7 +247,7 @@ class Trained(nn.Module):
         losses = []
         for step in range(first, last):
             image = torch.randn(4, 3, 4, 4, generator=seeded(100 + step))
-            coded = self.bottleneck.draw(self.before(image), seeded(step))
+            coded = self.bottleneck.draw(self.before(image), noise(step))
             loss = F.mse_loss(self.behind(coded.code), image) + coded.loss
             adam.zero_grad()
             loss.backward()

@@ -11,6 +11,7 @@ from torch import Tensor
 from bricscli.build import build_autoencoder
 from bricscli.data.masks import draw_training_masks
 from bricscli.nn.decoders.conditional import Kept
+from bricscli.nn.noise import Noise
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.runtime import generator_for
 from bricscli.training.steps import AutoencoderStep
@@ -88,7 +89,7 @@ def test_the_loss_is_that_of_the_whole_picture(tiny_autoencoder: MakeRecipe) -> 
     model = build_autoencoder(recipe)
     model.load_state_dict(start)
     log = AutoencoderStep(recipe, CPU, None, start)(5, real(), masks())
-    image = model.reconstruct(real(), generator_for(3, "precision", 5), Kept(real(), masks().float())).image
+    image = model.reconstruct(real(), Noise(generator_for(3, "precision", 5)), Kept(real(), masks().float())).image
     assert log["loss"] == pytest.approx(20 * float((image - real()).square().mean().detach()), rel=1e-5)
     assert 0 < int(masks().all((1, 2, 3)).sum()) < 4, "both kinds are among them"
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bricscli.diffusion.denoiser import KEY_CODES, Weight, denoise, draw_times
 from bricscli.diffusion.guidance import drop_labels
 from bricscli.diffusion.schedule import Flow
+from bricscli.nn.noise import Noise
 from bricscli.nn.retrieval.feature_grid import FeatureGrid
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.runtime import generator_for
@@ -64,7 +65,7 @@ def test_a_step_is_equation_5_for_each_of_the_two_players(tiny_autoencoder: Make
         real = batch(number)
         log = step(number, real)
 
-        fake = model.reconstruct(real, generator_for(3, "precision", number)).image
+        fake = model.reconstruct(real, Noise(generator_for(3, "precision", number))).image
         code_std, real_score = model.encode(real).std(), critic(real).mean()
         l2, perceptual, score = (fake - real).square().mean(), 3 * (fake - real).abs().mean(), critic(fake)
         loss = 20 * l2 + 5 * perceptual - 0.7 * score.mean()
@@ -261,7 +262,7 @@ def test_labels_are_told_but_for_those_dropped_at_a_step(tiny_diffusion: MakeDif
 
     heard, step = told(5)
     assert heard == told(5)[0] == told(5, accumulate=4)[0] == drop_labels(
-        label, 0.4, 3, generator_for(3, "label", 5)).tolist()
+        label, 0.4, 3, torch.rand(32, generator=generator_for(3, "label", 5))).tolist()
     assert len({tuple(found) for found in (heard, told(6)[0], told(5, seed=4)[0])}) == 3
     assert 4 < heard.count(3) < 22
     assert all(found in (3, true) for found, true in zip(heard, label.tolist(), strict=True))

@@ -30,13 +30,13 @@ def find_images_of(codes: ShardSet, root: Path, data: Path | None) -> Path:
 
 
 class SurroundingsReader:
-    """The surroundings of the codes of batch `step`: a function of the seed and the step.
+    """The surroundings of the codes of batch `step`, or of those `rows` of it: a function of the seed and the step.
 
     Raises DataError where the images are not those that were encoded.
     """
 
     def __init__(self, codes: ShardSet, data: Path, recipe: DiffusionRecipe, autoencoder: LoadedAutoencoder,
-                 scaling: Scaling, device: torch.device, *, flip: bool) -> None:
+                 scaling: Scaling, device: torch.device, *, flip: bool, rows: range) -> None:
         assert recipe.conditioning is not None
         images, began = ShardSet.open(data), codes.header["images"]["digest"]
         if images.digest != began:
@@ -50,7 +50,7 @@ class SurroundingsReader:
         self.images = images
         self.decode = partial(decode_image, resolution=self.resolution)
         self.reader = BatchReader(images.split("train"), self.decode, images.image_extension, self.training.batch_size,
-                                  self.training.seed)
+                                  self.training.seed, rows=rows)
 
     def __enter__(self) -> "SurroundingsReader":
         return self
@@ -65,14 +65,15 @@ class SurroundingsReader:
         image = to_float(torch.from_numpy(batch).to(self.device))
         if self.flip:
             image = torch.where(torch.from_numpy(mirrored).to(self.device)[:, None, None, None], image.flip(-1), image)
-        masks = self._masks(range(step * len(batch), (step + 1) * len(batch)))
+        first = step * self.training.batch_size + self.reader.rows.start
+        masks = self._masks(range(first, first + len(batch)))
         cells = np.stack([pool_mask(mask, self.resolution // self.size) for mask in masks])
         with torch.no_grad():
             return see(self.autoencoder.model, self.scaling, gray_holes(image, self._channel(np.stack(masks))),
                        self._channel(cells))
 
-    def preview(self, prior: Prior, recipe: DiffusionRecipe, path: Path) -> Mapping[str, float]:
-        """A sheet of validation images: with holes, and filled, each as its code is decoded."""
+    def preview(self, prior: Prior, recipe: DiffusionRecipe, path: Path | None) -> Mapping[str, float]:
+        """A sheet of validation images: with holes, and filled, each as its code is decoded. None: not written."""
         real = next(in_order(self.images.split("val"), self.decode, self.images.image_extension, PREVIEW_IMAGES))
         masks = self._masks(range(len(real)))
         holes = Holes([Hole(np.moveaxis(image, 0, -1), mask, (number, 0, 0))
@@ -80,7 +81,8 @@ class SurroundingsReader:
         latents = fill_latents(prior, self.autoencoder.model, holes, Way("concat", recipe.sampling), self.device)
         filled = in_passes(lambda latent: to_uint8(self.autoencoder.model.decode_latent(latent)), latents, self.device)
         rows = torch.cat([to_uint8(holes.gray), filled, torch.from_numpy(real)])
-        files.write_bytes(path, encode_png(sheet(rows.numpy(), len(real))))
+        if path:
+            files.write_bytes(path, encode_png(sheet(rows.numpy(), len(real))))
         return {}
 
     def _masks(self, indices: range) -> list[np.ndarray]:

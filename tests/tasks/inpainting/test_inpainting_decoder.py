@@ -13,6 +13,7 @@ from PIL import Image
 
 from bricscli.errors import BricsError, DataError, InterruptedRun, MismatchError, RecipeError
 from bricscli.nn.decoders.conditional import Kept
+from bricscli.parallel.world import World
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints, load_checkpoint, save_checkpoint
 from bricscli.run.directory import RunDirectory
@@ -75,11 +76,11 @@ def test_goes_on_without_from_and_ends_with_the_same_bytes(
     whole = train(trained, recipe, tmp_path / "whole")
     masks, calls = train_ae.training_masks, list[int]()
 
-    def stop_once(recipe: AutoencoderRecipe, step: int, device: torch.device) -> torch.Tensor | None:
+    def stop_once(recipe: AutoencoderRecipe, step: int, world: World) -> torch.Tensor | None:
         calls.append(step)
         if calls == [0, 1]:
             os.kill(os.getpid(), signal.SIGINT)
-        return masks(recipe, step, device)
+        return masks(recipe, step, world)
 
     monkeypatch.setattr(train_ae, "training_masks", stop_once)
     with pytest.raises(InterruptedRun):
