@@ -16,6 +16,8 @@ from bricscli.run.lock import LOCK, lock_folder
 from bricscli.run.log import warn
 
 RECIPE, INFO = "recipe.yaml", "run.json"
+#: What files of other programs' weights end with.
+FOREIGN = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
 class RunDirectory:
@@ -64,6 +66,9 @@ class RunDirectory:
         run = cls(path)
         if run.recipe_path.is_file():
             return run
+        if run.path.suffix.lower() in FOREIGN and run.path.is_file():
+            raise DataError(f"{run.path}: is a file of weights, not a run. `brics import-checkpoint {run.path} --out "
+                            f"runs/{run.path.stem}` makes one of it, if it is an autoencoder.")
         what = "is not a run" if run.path.exists() else "no such run"
         beside = [other.path.name for other in list_runs(run.path.parent)]
         advice = f"There are: {', '.join(beside)}." if beside else "Train one with `brics train-ae` first."

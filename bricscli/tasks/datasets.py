@@ -39,7 +39,7 @@ def describe_data(shards: ShardSet) -> dict[str, Any]:
 
 def check_same_data(run: RunDirectory, shards: ShardSet) -> None:
     """A run goes on with the data it began with. Raises DataError where the data set is another."""
-    began = run.info["data"]["digest"]
+    began = _began_with(run)["digest"]
     if began != shards.digest:
         raise DataError(f"{shards.path}: is not the data set that {run.path} began with (manifest {shards.digest[:8]} "
                         f"instead of {began[:8]}). Choose another --run, or the data set of before.")
@@ -51,12 +51,21 @@ def trained_data(run: RunDirectory, root: Path) -> Path:
     Raises DataError where another lies in its place, MismatchError where it is another kind of run.
     """
     recipe_of(run, AutoencoderRecipe)
-    path = root / str(run.info["data"]["name"])
+    data = _began_with(run)
+    path = root / str(data["name"])
     if not path.exists():
         raise DataError(f"{path}: is not there, and {run.path} was trained on a data set of that name. Say where it "
                         "is, with --ref or --data.")
-    began = run.info["data"]["digest"]
+    began = data["digest"]
     if ShardSet.open(path).digest != began:
         raise DataError(f"{path}: is not the data set that {run.path} was trained on (its manifest is not "
                         f"{began[:8]}). Name the one you mean.")
     return path
+
+
+def _began_with(run: RunDirectory) -> dict[str, Any]:
+    """What `run.json` says of the data. Raises DataError where the run was imported, and nothing is known of them."""
+    if "data" not in run.info:
+        raise DataError(f"{run.path}: was imported, not trained here, so that its data are not known. Say where data "
+                        "are, with --ref or --data; training does not go on from it.")
+    return dict(run.info["data"])
