@@ -21,7 +21,8 @@ ALLOWED = {
     "commands": {"page", "tasks", "recipe", "run", "paper", "data", "runtime", "copies", "parts", "files", "errors"},
     "page": {"tasks", "run", "data", "errors"},
     "tasks": {"build", "recipe", "run", "training", "metrics", "report", "paper", "data", "runtime", "weights", "nn",
-              "diffusion", "losses", "download", "copies", "parts", "files", "errors"},
+              "diffusion", "losses", "download", "copies", "parts", "files", "strict_json", "tensor_files",
+              "errors"},
     "training": {"build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
     "build": {"recipe", "nn", "diffusion", "losses"},
     "report": {"metrics", "data", "files", "errors"},
@@ -29,16 +30,18 @@ ALLOWED = {
     "metrics": {"nn", "weights", "errors"},
     "losses": {"nn", "weights", "errors"},
     "diffusion": {"nn"},
-    "run": {"recipe", "files", "errors", "__version__"},
-    "data": {"weights", "download", "files", "errors"},
-    "weights": {"files", "errors"},
-    "download": {"files", "errors"},
+    "run": {"recipe", "files", "strict_json", "tensor_files", "errors", "__version__"},
+    "data": {"weights", "download", "files", "strict_json", "errors"},
+    "weights": {"files", "tensor_files", "errors"},
+    "download": {"files", "strict_json", "errors"},
     "recipe": {"errors"},
     "runtime": {"errors"},
     "copies": {"errors"},
     "parts": {"errors"},
     "files": {"errors"},
     "nn": {"errors"},
+    "strict_json": set(),
+    "tensor_files": set(),
     "errors": set(),
     "__init__": set(),
 }
@@ -47,8 +50,8 @@ HEAVY = {"torch", "torchvision", "lpips", "cleanfid", "webdataset", "matplotlib"
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
              "yaml.full_load", "torch.hub.load", "torch.package.PackageImporter"}
 #: These may not import torch or anything that does, other than inside a function.
-LIGHT = ["__init__", "__main__", "app", "errors", "files", "copies", "parts", "weights", "download", "commands",
-         "recipe", "run", "data", "report", "paper"]
+LIGHT = ["__init__", "__main__", "app", "errors", "files", "strict_json", "tensor_files", "copies", "parts", "weights",
+         "download", "commands", "recipe", "run", "data", "report", "paper"]
 
 
 def part_of(path: Path) -> str:

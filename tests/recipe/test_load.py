@@ -400,7 +400,7 @@ def test_a_key_without_a_kind_is_of_the_kind_below_it() -> None:
         "--set: retrieval.size: unknown key for kind `none`. There are: kind."]
     assert problems(None, "decoder.mapping_layers=2", name="none.yaml") == [
         "--set: decoder.mapping_layers: unknown key for kind `conv`. "
-        "There are: kind, channels, multipliers, blocks, attention, conditional."]
+        "There are: kind, channels, multipliers, blocks, attention, projection, conditional."]
 
 
 def test_a_wrong_kind_is_told_where_it_was_written() -> None:
