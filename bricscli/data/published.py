@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bricscli.data.npy import read_header
 from bricscli.errors import DataError
 from bricscli.weights import weight_folders
 
@@ -206,10 +207,6 @@ def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...] | No
     if member.file_size > _MOST_BYTES:  # zipfile unpacks no more than that
         raise ValueError(f"{name} has {member.file_size:,} bytes")
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{name} has the npy version {version}")
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         found, _, dtype = read_header(file)
     if dtype.kind != "f" or dtype.hasobject:
         raise ValueError(f"{name} is of {dtype}, not of floating-point numbers")

@@ -93,7 +93,8 @@ class _Composer(yaml.composer.Composer):
         return node
 
     def _refuse(self, line: int, problem: str) -> None:
-        self.document.problems.append((line, problem))
+        if (line, problem) not in self.document.problems[-1:]:
+            self.document.problems.append((line, problem))
 
 
 def _loader(document: Document) -> Any:

@@ -61,13 +61,14 @@ def import_checkpoint(source: Path, out: Path, *, resolution: int = 256) -> Impo
         raise DataError(f"{out}: is there already. Choose another --out.")
     files.check_writable(out.parent)
     weights = find_weights_file(source)
+    config = read_config(weights)
     read = read_tensors(weights)
     stage = {name.removeprefix(_PREFIX): tensor for name, tensor in read.first_stage.items()}
     if not any(name.startswith(("encoder.", "decoder.")) for name in stage):
         raise DataError(f"{source}: {name_layout(read.shapes)}. Give latent-diffusion's or taming-transformers' first "
                         "stage, or diffusers' autoencoder.")
     try:
-        stage = _with_compvis_names(stage, weights)
+        stage = _with_compvis_names(stage, config)
         first = FirstStage({name: tuple(tensor.shape) for name, tensor in stage.items()})
         recipe = _recipe(first, resolution, source)
         tensors = _convert(stage, first, recipe)
@@ -80,10 +81,10 @@ def import_checkpoint(source: Path, out: Path, *, resolution: int = 256) -> Impo
     return Imported(_write(out, recipe, info, tensors), recipe, _grouped(others))
 
 
-def _with_compvis_names(stage: Mapping[str, Tensor], weights: Path) -> dict[str, Tensor]:
+def _with_compvis_names(stage: Mapping[str, Tensor], config: Mapping[str, object] | None) -> dict[str, Tensor]:
     if not diffusers.is_diffusers(stage):
         return dict(stage)
-    if problems := diffusers.problems_of_config(read_config(weights)):
+    if problems := diffusers.problems_of_config(config):
         raise CannotHold("; ".join(problems))
     return {name: stage[theirs][:, :, None, None] if stage[theirs].ndim == 2 and ".attn" in name else stage[theirs]
             for name, theirs in diffusers.compvis_names(stage).items()}
