@@ -167,6 +167,9 @@ VIDEOS: list[Row] = [
     ("playlist-of-an-address", _VIDEOS, _NONE, _film("a.mp4", _HLS.format("http://{address}/a.ts"))),
     ("playlist-of-a-file", _VIDEOS, _NONE, _film("a.mkv", _HLS.format("{secret}"))),
     ("concat", _VIDEOS, _NONE, _film("a.avi", "ffconcat version 1.0\nfile {secret}\n")),
+    # A player that looks for the format itself shows the picture.
+    ("concat-of-what-is-beside-it", _VIDEOS, _NONE,
+     together(_film("a.mp4", "ffconcat version 1.0\nfile beside.png\n"), written("films/beside.png", picture()))),
     ("concat-of-a-protocol", _VIDEOS, _NONE,
      _film("a.mp4", "ffconcat version 1.0\nfile subfile,,start,0,end,9,,:{secret}\n")),
     ("dash", _VIDEOS, _NONE, _film("a.mp4", _DASH)),

@@ -51,7 +51,7 @@ def check(case: Case, run: Run, marker: Path, came: list[Any], baseline: int) ->
 
 
 KINDS = {"recipe": 14, "manifest": 14, "metadata": 9, "run": 7, "statistics": 8, "tar": 16, "zip": 11, "lmdb": 9,
-         "image": 16, "mask": 8, "video": 10, "checkpoint": 20}
+         "image": 16, "mask": 8, "video": 11, "checkpoint": 20}
 
 
 @pytest.mark.parametrize("kind", KINDS)

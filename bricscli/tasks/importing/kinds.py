@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
+from bricscli.data.sources.archives import check_index
 from bricscli.errors import DataError
 from bricscli.strict_json import read_json
 
@@ -96,6 +97,7 @@ def _by_first_bytes(start: bytes, size: int) -> str | None:
 def _by_members(path: Path) -> str | None:
     """Of a zip archive: what torch.save writes, a TorchScript program, or something else."""
     try:
+        check_index(path)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:  # zipfile raises many kinds on damaged input
