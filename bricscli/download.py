@@ -12,7 +12,6 @@ import errno
 import fcntl
 import hashlib
 import http.client
-import json
 import os
 import shutil
 import ssl
@@ -27,6 +26,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from bricscli import files
 from bricscli.errors import BricsError, DataError, InterruptedRun
+from bricscli.strict_json import read_json
 
 #: Seconds before the first, second, ... try again where nothing came; more tries are not made.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -165,7 +165,7 @@ class _Part:
 
     def _read_about(self) -> dict[str, Any]:
         try:
-            about = json.loads(self.about.read_bytes())
+            about = read_json(self.about, 1 << 16)
         except (OSError, ValueError):
             return {}
         return about if isinstance(about, dict) else {}

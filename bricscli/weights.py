@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bricscli.errors import DataError
 from bricscli.files import sha256_file
+from bricscli.tensor_files import check_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,6 +173,7 @@ def load_state(name: str) -> dict[str, "Tensor"]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            check_header(path)
             return load_file(path)
         import torch
 

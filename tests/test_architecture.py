@@ -18,12 +18,13 @@ MODULES = sorted(ROOT.rglob("*.py"))
 ALLOWED = {
     "__main__": {"app"},
     "app": {"commands", "errors", "run", "copies", "__version__"},
-    "commands": {"page", "selftest", "tasks", "parallel", "recipe", "run", "paper", "data", "runtime", "copies", "parts",
-                 "files", "errors"},
+    "commands": {"page", "selftest", "tasks", "parallel", "recipe", "run", "paper", "data", "runtime", "copies",
+                 "parts", "files", "errors"},
     "page": {"tasks", "run", "data", "errors"},
     "selftest": {"tasks", "parallel", "recipe", "run", "data", "runtime", "copies", "parts", "files", "errors"},
     "tasks": {"build", "recipe", "run", "training", "parallel", "metrics", "report", "paper", "data", "runtime",
-              "weights", "nn", "diffusion", "losses", "download", "copies", "parts", "files", "errors"},
+              "weights", "nn", "diffusion", "losses", "download", "copies", "parts", "files", "strict_json",
+              "tensor_files", "errors"},
     "training": {"parallel", "build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
     "parallel": {"copies", "runtime", "errors"},
     "build": {"recipe", "nn", "diffusion", "losses"},
@@ -32,26 +33,26 @@ ALLOWED = {
     "metrics": {"nn", "weights", "errors"},
     "losses": {"nn", "weights", "errors"},
     "diffusion": {"nn"},
-    "run": {"recipe", "files", "errors", "__version__"},
-    "data": {"weights", "download", "files", "errors"},
-    "weights": {"files", "errors"},
-    "download": {"files", "errors"},
+    "run": {"recipe", "files", "strict_json", "tensor_files", "errors", "__version__"},
+    "data": {"weights", "download", "files", "strict_json", "errors"},
+    "weights": {"files", "tensor_files", "errors"},
+    "download": {"files", "strict_json", "errors"},
     "recipe": {"errors"},
     "runtime": {"errors"},
     "copies": {"errors"},
     "parts": {"errors"},
     "files": {"errors"},
     "nn": {"errors"},
+    "strict_json": set(),
+    "tensor_files": set(),
     "errors": set(),
     "__init__": set(),
 }
 HEAVY = {"torch", "torchvision", "lpips", "cleanfid", "webdataset", "matplotlib", "vector_quantize_pytorch", "fvcore",
          "triton", "gradio", "uvicorn", "fastapi"}
-FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
-             "yaml.full_load", "torch.hub.load", "torch.package.PackageImporter"}
 #: These may not import torch or anything that does, other than inside a function.
-LIGHT = ["__init__", "__main__", "app", "errors", "files", "copies", "parts", "weights", "download", "commands",
-         "recipe", "run", "data", "report", "paper"]
+LIGHT = ["__init__", "__main__", "app", "errors", "files", "strict_json", "tensor_files", "copies", "parts", "weights",
+         "download", "commands", "recipe", "run", "data", "report", "paper"]
 
 
 def part_of(path: Path) -> str:
@@ -137,25 +138,6 @@ def test_recipes_and_runs_come_without_torch() -> None:
     loaded = loaded_after("import bricscli.recipe.load, bricscli.run.directory, bricscli.run.checkpoint\n"
                           "import bricscli.run.log, bricscli.run.provenance, bricscli.data.sources, bricscli.weights")
     assert "pydantic" in loaded and "torch" not in loaded
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_that_runs_what_it_reads(path: Path) -> None:
-    """No pickle, no YAML with Python in it, no shell, no archives unpacked by their own names, no eval."""
-    tree = ast.parse(path.read_text())
-    modules = {name.split(".")[0] for name in imported(tree)}
-    assert modules & {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"} == set()
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        name = ast.unparse(call.func)
-        options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert name not in FORBIDDEN, name
-        assert not name.endswith((".extractall", ".extract", ".load_state_dict_from_url")), name
-        assert options.get("shell", "False") == "False", name
-        assert options.get("allow_pickle", "False") == "False", name
-        if name == "torch.load":
-            assert options.get("weights_only") == "True"
-        if name in {"np.load", "numpy.load", "np.save", "numpy.save"}:
-            assert options.get("allow_pickle") == "False"
 
 
 def test_modules_say_what_they_are() -> None:

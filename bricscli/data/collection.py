@@ -4,7 +4,6 @@ No torch at import.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from bricscli.data.images import ImageError, Pixels, decode_image, load_image, r
 from bricscli.data.loader import order
 from bricscli.data.samples import SampleFolder, sample_key
 from bricscli.data.shards import MANIFEST, ShardSet, Split
+from bricscli.data.sources.folder import belongs
 from bricscli.errors import DataError
+from bricscli.strict_json import parse_json
 
 #: Where `brics prepare` puts data sets unless told otherwise.
 DATA_ROOT = Path("data")
@@ -122,8 +123,9 @@ def open_folder(folder: Path) -> ImageCollection:
     if (folder / MANIFEST).exists():
         raise DataError(f"{folder / MANIFEST}: is no manifest of samples or of a data set, or damaged. Draw the "
                         "samples again, or move it elsewhere.")
+    root = folder.resolve()
     paths = sorted(
-        (p for p in folder.rglob("*") if p.suffix.lower() in raster_extensions() and p.is_file()),
+        (p for p in folder.rglob("*") if p.suffix.lower() in raster_extensions() and belongs(p, root)),
         key=lambda p: p.relative_to(folder).as_posix(),
     )
     paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
@@ -185,7 +187,7 @@ def _about_sample(split: Split, i: int) -> dict[str, str]:
     about = {"name": split.key(i)}
     if "json" in split.extensions:
         try:
-            origin = json.loads(split.read(i, "json"))
+            origin = parse_json(split.read(i, "json"))
         except ValueError:
             origin = None
         if isinstance(origin, dict) and isinstance(origin.get("source"), str):

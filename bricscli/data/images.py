@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
+#: A larger file is no photograph.
+MAX_FILE_BYTES = 1 << 29
 #: Largest picture that is decoded, in pixels: a small file can hold a picture that fills the memory.
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 50_000_000
+#: Scans of a JPEG times its pixels. Each scan of a progressive one goes over all of them, and a small file can hold
+#: thousands; of what cameras and programs write there are about ten.
+MAX_SCANNED_PIXELS = 1_000_000_000
 
-#: Pillow formats that are no rasters of their own: decoding starts another program, or needs a plug-in.
-_NOT_RASTER = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+#: What people's pictures are in, each decoded by Pillow and the libraries in its wheel. It knows forty others, which
+#: start other programs (EPS), need plug-ins, or are read by nobody else.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: Rows that are converted at a time: whole pictures would be in memory four times.
+_ROWS = 256
 
 #: zlib's, as zlib-ng has it in Pillow's wheels: photographs of 256 pixels become 2 % smaller than at the usual 6, in
 #: 0.4 of the time (tests/benchmarks/prepare.py).
@@ -47,7 +55,7 @@ class ImageError(ValueError):
 def raster_formats() -> tuple[str, ...]:
     """Pillow's names of the formats that are read, such as "JPEG"."""
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - _NOT_RASTER))
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 @functools.cache
@@ -74,12 +82,12 @@ def load_upright(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Im
         with warnings.catch_warnings():
             # Pillow's own limit is a warning, ours is the error below; its notes on odd metadata concern nobody.
             warnings.simplefilter("ignore")
-            file = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, "r", raster_formats()) as image:
-                if image.width * image.height > max_pixels:
-                    raise ImageError(f"more than {max_pixels / 1e6:g} megapixels")
+            data = source if isinstance(source, bytes) else read_file(source)
+            with Image.open(io.BytesIO(data), "r", raster_formats()) as image:
+                _check_size(image, data, max_pixels)
                 image.load()
-                return _to_8_bits(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _to_8_bits(image)
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -88,6 +96,25 @@ def load_upright(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Im
         raise ImageError(f"more than {max_pixels / 1e6:g} megapixels") from None
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged input
         raise ImageError(_reason(error)) from error
+
+
+def read_file(path: Path) -> bytes:
+    """A picture file's bytes. Raises ImageError where there are more than MAX_FILE_BYTES, OSError."""
+    with open(path, "rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"a file of more than {MAX_FILE_BYTES / 1e6:.0f} MB")
+    return data
+
+
+def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Before anything is decoded. Raises ImageError."""
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise ImageError(f"more than {max_pixels / 1e6:g} megapixels")
+    # Inside a scan, 0xff is always followed by something else; thumbnails have a few of their own.
+    if data.startswith(b"\xff\xd8") and pixels * data.count(b"\xff\xda") > MAX_SCANNED_PIXELS:
+        raise ImageError("more scans than a picture has")
 
 
 def _reason(error: Exception) -> str:
@@ -99,26 +126,32 @@ def _reason(error: Exception) -> str:
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_wide_gray(np.asarray(image).astype(np.float64), 65535.0)
+        return _from_wide_gray(np.asarray(image), 65535.0)
     if image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
+        values = np.asarray(image)
         return _from_wide_gray(values, 1.0 if values.max(initial=0.0) <= 1.0 else 255.0)
     return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
-        colours = image.convert("RGBA")
-        white = Image.new("RGBA", colours.size, "white")
-        return Image.alpha_composite(white, colours).convert("RGB")
+        result = Image.new("RGB", image.size)
+        for top in range(0, image.height, _ROWS):
+            colours = image.crop((0, top, image.width, min(top + _ROWS, image.height))).convert("RGBA")
+            white = Image.new("RGBA", colours.size, "white")
+            result.paste(Image.alpha_composite(white, colours).convert("RGB"), (0, top))
+        return result
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_wide_gray(values: npt.NDArray[np.float64], white: float) -> Image.Image:
+def _from_wide_gray(values: npt.NDArray[Any], white: float) -> Image.Image:
     """Gray values 0..white, (H, W). Pillow's own conversion would clip them at 255."""
-    if not (np.isfinite(values).all() and values.min(initial=0.0) >= 0 and values.max(initial=0.0) <= white):
+    if not (np.isfinite(values).all() and values.min(initial=0) >= 0 and values.max(initial=0) <= white):
         raise ImageError(f"gray values outside 0..{white:g}, so that black and white are not known")
-    return Image.fromarray((values * (255.0 / white) + 0.5).astype(np.uint8)).convert("RGB")
+    gray = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _ROWS):
+        gray[top : top + _ROWS] = values[top : top + _ROWS].astype(np.float64) * (255.0 / white) + 0.5
+    return Image.fromarray(gray).convert("RGB")
 
 
 def to_pixels(image: Image.Image) -> Pixels:
@@ -167,8 +200,7 @@ def open_stored(data: bytes) -> ImageFile.ImageFile:
         image = _STORED[kind](io.BytesIO(data))  # Image.open would try other formats, and warn of the size
     except Exception as error:
         raise ImageError(_reason(error)) from error
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"more than {MAX_PIXELS / 1e6:g} megapixels")
+    _check_size(image, data, MAX_PIXELS)
     return image
 
 

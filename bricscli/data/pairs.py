@@ -18,6 +18,7 @@ from PIL import Image
 from bricscli.data.images import raster_extensions
 from bricscli.data.masks import KINDS, draw_mask, load_mask, mask_of_alpha
 from bricscli.data.pictures import read_picture
+from bricscli.data.sources.folder import belongs
 from bricscli.data.windows import Mask
 from bricscli.errors import DataError, RecipeError
 
@@ -103,8 +104,9 @@ def _pictures(path: Path) -> list[Path]:
 
 def _images_in(folder: Path) -> list[Path]:
     """By name; those of its sub-folders are not among them."""
+    root = folder.resolve()
     return sorted(entry for entry in folder.iterdir()
-                  if entry.suffix.lower() in raster_extensions() and entry.is_file() and entry.name[0] != ".")
+                  if entry.suffix.lower() in raster_extensions() and belongs(entry, root) and entry.name[0] != ".")
 
 
 def _mask_for(image: Path, mask: str) -> str:

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from bricscli.data.images import MAX_PIXELS, ImageError, load_upright
+from bricscli.data.images import MAX_PIXELS, ImageError, load_upright, raster_formats, read_file
 from bricscli.data.windows import Mask, Picture
 from bricscli.errors import DataError
+from bricscli.strict_json import parse_json
 
 #: Of the shorter side: of less there is nothing to see.
 FEWEST_PIXELS = 16
@@ -35,9 +36,11 @@ def read_picture(source: Path | bytes, where: str, max_pixels: int = MAX_PIXELS)
     CMYK colours or 16 bits a channel.
     """
     try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
+        data = source if isinstance(source, bytes) else read_file(source)
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror}). Choose another picture.") from None
+    except ImageError as error:
+        raise DataError(f"{where}: {error}. Choose another picture.") from None
     try:
         image = _held(load_upright(data, max_pixels), _mode(data))
     except ImageError as error:
@@ -55,7 +58,7 @@ def _mode(data: bytes) -> str:
         return "PNG;16"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), "r", raster_formats()) as image:
             return image.mode
 
 
@@ -101,6 +104,6 @@ def read_about(data: bytes) -> dict[str, Any]:
     """What `encode_picture` wrote; empty where it did not."""
     try:
         with PngImageFile(io.BytesIO(data)) as image:
-            return dict(json.loads(image.text[ABOUT]))
+            return dict(parse_json(image.text[ABOUT]))
     except (KeyError, ValueError, OSError, SyntaxError, TypeError):
         return {}

@@ -18,12 +18,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bricscli.data.npy import read_header
 from bricscli.errors import DataError
 from bricscli.weights import weight_folders
 
 _BASE = "https://www.cs.cmu.edu/~clean-fid/stats/"
 #: Of the widest features in use, VGG16's fc2. Larger files are refused before they are read.
 MOST_DIMENSIONS = 4096
+#: Of the widest covariance in numpy's widest floating-point numbers, with its header.
+_MOST_BYTES = 16 * MOST_DIMENSIONS**2 + 65536
 #: Between a covariance and its transpose, relative to its largest entry: what rounding leaves.
 _ASYMMETRY = 1e-6
 
@@ -201,11 +204,9 @@ def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...] | No
     except KeyError:
         there = ", ".join(sorted(archive.namelist())[:4]) or "nothing"
         raise ValueError(f"it has no array {name}, but {there}") from None
+    if member.file_size > _MOST_BYTES:  # zipfile unpacks no more than that
+        raise ValueError(f"{name} has {member.file_size:,} bytes")
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{name} has the npy version {version}")
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         found, _, dtype = read_header(file)
     if dtype.kind != "f" or dtype.hasobject:
         raise ValueError(f"{name} is of {dtype}, not of floating-point numbers")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from bricscli import files
 from bricscli.data.shards import Sample, Shard, read_shard, write_manifest, write_tar
 from bricscli.errors import BricsError, DataError, RecipeError
+from bricscli.strict_json import read_json
 
 _PREFIX = ".brics-part-"
 
@@ -69,7 +70,7 @@ class Unfinished:
     def find(self, name: str) -> Record | None:
         """The part `name`, if it is finished and its bytes are what they were."""
         try:
-            entry = json.loads((self._records / f"{name}.json").read_text("utf-8"))
+            entry = read_json(self._records / f"{name}.json")
             shard = entry["shard"] and read_shard(entry["shard"])
             record = Record(shard, [(place, Rejected(*rest)) for place, *rest in entry["rejected"]])
             if shard and files.sha256_file(self._data / shard.name) != shard.sha256:

@@ -17,7 +17,7 @@ import bricscli
 from bricscli.errors import RecipeError
 from bricscli.recipe.problems import describe, did_you_mean, dotted, sentence, show
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe, Recipe
-from bricscli.recipe.strict_yaml import MAX_BYTES, Key, read_yaml, write_yaml
+from bricscli.recipe.strict_yaml import MAX_BYTES, MAX_PROBLEMS, Key, read_yaml, write_yaml
 
 Kind = Literal["autoencoder", "diffusion"]
 KINDS: dict[str, type[AutoencoderRecipe] | type[DiffusionRecipe]] = {
@@ -226,7 +226,9 @@ def _build(layer: _Layer, problems: list[str], kind: Kind | None) -> Recipe:
     except ValidationError as error:
         problems = problems + describe(error, KINDS[found], values, layer.origin)
     if problems:
-        raise RecipeError(*problems)
+        more = len(problems) - MAX_PROBLEMS
+        raise RecipeError(*problems[:MAX_PROBLEMS],
+                          *([f"{layer.where}: and {more} more that is wrong. Begin with these."] if more > 0 else []))
     return recipe
 
 

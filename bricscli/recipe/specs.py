@@ -159,6 +159,7 @@ class ConvDecoderSpec(Spec):
     multipliers: Widths = (1, 1, 2, 2, 4)
     blocks: PositiveInt = 2  #: taming's num_res_blocks; the decoder has one more at each resolution
     attention: Literal["code", "middle", "none"] = "code"  #: in the blocks at H_d and in the middle, or only there
+    projection: Count = 0  #: channels of a 1x1 convolution in front, VQGAN's post_quant_conv; 0: none
     conditional: ConditionalSpec | None = None
 
 

@@ -14,6 +14,10 @@ import yaml
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 50
+#: Keys and values; a recipe with every default written has 250.
+MAX_NODES = 2000
+#: Wrong in one document, before nobody reads on.
+MAX_PROBLEMS = 50
 #: Where in a document: ("encoder", "multipliers", 1).
 Key = tuple[str | int, ...]
 
@@ -63,10 +67,14 @@ class _Composer(yaml.composer.Composer):
 
     document: Document
     depth = 0
+    nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[attr-defined]
         line = event.start_mark.line + 1
+        self.nodes += 1
+        if self.nodes > MAX_NODES or len(self.document.problems) > MAX_PROBLEMS:
+            raise yaml.composer.ComposerError(None, None, "too much for a recipe", event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             self.get_event()  # type: ignore[attr-defined]
             self._refuse(line, f"*{event.anchor}: aliases are not read. Write the value out")
@@ -85,7 +93,8 @@ class _Composer(yaml.composer.Composer):
         return node
 
     def _refuse(self, line: int, problem: str) -> None:
-        self.document.problems.append((line, problem))
+        if (line, problem) not in self.document.problems[-1:]:
+            self.document.problems.append((line, problem))
 
 
 def _loader(document: Document) -> Any:

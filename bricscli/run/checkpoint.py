@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bricscli import files
 from bricscli.errors import DataError
 from bricscli.run.log import warn
+from bricscli.strict_json import parse_json, read_json
+from bricscli.tensor_files import check_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +114,7 @@ def load_checkpoint(path: Path, *, training: bool = False, decay: float | None =
             weights=weights.tensors,
             training=load_file(path / TRAINING) if training else None,
             averages={other: load_file(path / average_name(other)) for other in list_averages(path) if training},
-            state=json.loads((path / STATE).read_text("utf-8")),
+            state=read_json(path / STATE),
         )
     except (OSError, DataError):
         _require_intact(path, names)  # a running training may have pruned it meanwhile
@@ -124,12 +126,14 @@ def load_weights(path: Path) -> Weights:
     from safetensors.torch import load_file
 
     with _weights_errors(path):
+        check_header(path)
         return Weights(files.sha256_file(path), _recipe_in(path), load_file(path))
 
 
 def weights_recipe(path: Path) -> str:
     """The text of the recipe in a weights file, without reading the weights. Raises as `load_weights`."""
     with _weights_errors(path):
+        check_header(path)
         return _recipe_in(path)
 
 
@@ -137,7 +141,7 @@ def _recipe_in(path: Path) -> str:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        return str(json.loads((file.metadata() or {})["brics"])["recipe"])
+        return str(parse_json((file.metadata() or {})["brics"])["recipe"])
 
 
 @contextmanager
@@ -226,7 +230,7 @@ def prune(folder: Path, keep: int = 2, protect: Collection[Path] = ()) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    return dict(json.loads((path / MANIFEST).read_text("utf-8")))
+    return dict(read_json(path / MANIFEST))
 
 
 def _require_intact(path: Path, names: Collection[str] | None) -> None:

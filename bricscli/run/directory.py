@@ -1,6 +1,5 @@
 """The folder of one run, `runs/<name>`: the only place that knows what its files are called."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,8 +13,11 @@ from bricscli.recipe.recipes import AutoencoderRecipe, Recipe
 from bricscli.run.checkpoint import list_checkpoints
 from bricscli.run.lock import LOCK, lock_folder
 from bricscli.run.log import warn
+from bricscli.strict_json import read_json
 
 RECIPE, INFO = "recipe.yaml", "run.json"
+#: What files of other programs' weights end with.
+FOREIGN = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
 class RunDirectory:
@@ -64,6 +66,9 @@ class RunDirectory:
         run = cls(path)
         if run.recipe_path.is_file():
             return run
+        if run.path.suffix.lower() in FOREIGN and run.path.is_file():
+            raise DataError(f"{run.path}: is a file of weights, not a run. `brics import-checkpoint {run.path} --out "
+                            f"runs/{run.path.stem}` makes one of it, if it is an autoencoder.")
         what = "is not a run" if run.path.exists() else "no such run"
         beside = [other.path.name for other in list_runs(run.path.parent)]
         advice = f"There are: {', '.join(beside)}." if beside else "Train one with `brics train-ae` first."
@@ -82,7 +87,7 @@ class RunDirectory:
     def info(self) -> dict[str, Any]:
         """What `run.json` says. Raises DataError where it is missing or damaged."""
         try:
-            return dict(json.loads(self.info_path.read_text("utf-8")))
+            return dict(read_json(self.info_path))
         except (OSError, ValueError):
             raise DataError(f"{self.info_path}: cannot be read. Train the run again under another name.") from None
 

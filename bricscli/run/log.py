@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from bricscli import files
 from bricscli.errors import DataError
+from bricscli.strict_json import parse_json
 
 if TYPE_CHECKING:
     from bricscli.run.directory import RunDirectory
@@ -177,7 +178,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         if not line.endswith(b"\n"):
             return
         try:
-            metrics = json.loads(line)
+            metrics = parse_json(line)
             metrics["images_seen"] + 0
         except (ValueError, TypeError, KeyError):
             raise DataError(f"{path}:{number}: is not a line of metrics. Delete the line, or the file.") from None

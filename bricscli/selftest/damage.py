@@ -11,6 +11,7 @@ from bricscli.data.shards import ShardSet, write_shards
 from bricscli.errors import BricsError
 from bricscli.selftest.trials import Bench, Trials
 from bricscli.selftest.workload import Undisturbed
+from bricscli.tasks.verify import verify
 
 
 def flip(path: Path, files: list[Path], dice: Random) -> None:
@@ -58,7 +59,7 @@ def try_damage(bench: Bench, stages: dict[str, Undisturbed], each: int) -> Trial
                  "codes": place.autoencoder / "codes", "samples": place.samples}
     with trials.timed():
         for artefact, root in artefacts.items():
-            whole = _problems(root, bench)
+            whole = _problems(root)
             trials.add(f"{artefact}: undamaged, and verify says: {whole[0]}" if whole else None)
             for name, damage in DAMAGES.items():
                 bench.progress(f"{artefact}: {name}")
@@ -81,7 +82,7 @@ def _try_one(bench: Bench, root: Path, damage: Callable[[Path, list[Path], Rando
         changed = [path for path in files if not path.exists() or path.read_bytes() != before[path]]
         if not changed:
             return None  # such as the second half of zeros that was zeros
-        problems = _problems(copy, bench)
+        problems = _problems(copy)
         what = f"{artefact}: {damage.__name__} of {chosen.relative_to(copy)}"
         if not problems:
             return f"{what}: nobody noticed"
@@ -91,10 +92,11 @@ def _try_one(bench: Bench, root: Path, damage: Callable[[Path, list[Path], Rando
         shutil.rmtree(copy)
 
 
-def _problems(path: Path, bench: Bench) -> list[str]:
-    from bricscli.tasks.verify import verify
-
-    return list(verify(path))
+def _problems(path: Path) -> list[str]:
+    try:
+        return [problem for checked in verify(path) for problem in checked.problems]
+    except BricsError as error:
+        return error.lines
 
 
 # A shard that ends too early

@@ -12,7 +12,14 @@ from bricscli.parallel.world import join_world
 from bricscli.run.log import read_metrics
 from bricscli.selftest.children import finish_child, start_child
 from bricscli.selftest.trials import Bench, Trials
-from bricscli.selftest.workload import Place, Undisturbed, autoencoder_recipe, differences, diffusion_recipe, digest_tree
+from bricscli.selftest.workload import (
+    Place,
+    Undisturbed,
+    autoencoder_recipe,
+    differences,
+    diffusion_recipe,
+    digest_tree,
+)
 from bricscli.tasks.train_ae import train_autoencoder
 from bricscli.tasks.train_diffusion import train_denoiser
 

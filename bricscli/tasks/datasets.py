@@ -50,7 +50,7 @@ def describe_data(shards: ShardSet) -> dict[str, Any]:
 
 def check_same_data(run: RunDirectory, shards: ShardSet) -> None:
     """A run goes on with the data it began with. Raises DataError where the data set is another."""
-    began = run.info["data"]["digest"]
+    began = _began_with(run)["digest"]
     if began != shards.digest:
         raise DataError(f"{shards.path}: is not the data set that {run.path} began with (manifest {shards.digest[:8]} "
                         f"instead of {began[:8]}). Choose another --run, or the data set of before.")
@@ -62,7 +62,8 @@ def trained_data(run: RunDirectory, root: Path) -> Path:
     Raises DataError where another lies in its place, MismatchError where it is another kind of run.
     """
     recipe_of(run, AutoencoderRecipe)
-    name, began = str(run.info["data"]["name"]), str(run.info["data"]["digest"])
+    data = _began_with(run)
+    name, began = str(data["name"]), str(data["digest"])
     path = root / name
     if not path.exists():
         path = fetched_set(began, name) or path
@@ -73,3 +74,11 @@ def trained_data(run: RunDirectory, root: Path) -> Path:
         raise DataError(f"{path}: is not the data set that {run.path} was trained on (its manifest is not "
                         f"{began[:8]}). Name the one you mean.")
     return path
+
+
+def _began_with(run: RunDirectory) -> dict[str, Any]:
+    """What `run.json` says of the data. Raises DataError where the run was imported, and nothing is known of them."""
+    if "data" not in run.info:
+        raise DataError(f"{run.path}: was imported, not trained here, so that its data are not known. Say where data "
+                        "are, with --ref or --data; training does not go on from it.")
+    return dict(run.info["data"])

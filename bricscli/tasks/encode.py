@@ -20,6 +20,7 @@ from bricscli import files
 from bricscli.data.images import decode_image, to_float
 from bricscli.data.labels import LABEL
 from bricscli.data.loader import in_order
+from bricscli.data.npy import parse_npy
 from bricscli.data.shards import Sample, ShardSet, write_shards
 from bricscli.errors import DataError, MismatchError
 from bricscli.run.directory import RunDirectory
@@ -81,7 +82,7 @@ def open_codes(run: RunDirectory, autoencoder: LoadedAutoencoder) -> ShardSet:
 
 def decode_code(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """The contents of a member -> float16 `(C_z, H_z, W_z)`. Raises ValueError where they are something else."""
-    code = np.load(io.BytesIO(data), allow_pickle=False)
+    code = parse_npy(data)
     if code.dtype != np.float16 or code.shape != shape:
         raise ValueError(f"expected a float16 code {shape}, found {code.dtype} {code.shape}")
     return code

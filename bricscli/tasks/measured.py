@@ -5,7 +5,6 @@ the evaluation names a checkpoint that the run still has, and it used the data t
 differs from the paper's measurement (other or fewer images, an unfinished training) becomes a note beside the number.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe, Recipe
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints, load_weights
 from bricscli.run.directory import RunDirectory, list_runs
 from bricscli.run.log import warn
+from bricscli.strict_json import read_json
 
 #: Samples that the paper's generation metrics stand on (section 4), and how they were measured.
 PAPER_SAMPLES, PAPER_PROTOCOL = 50_000, "brics2023"
@@ -37,7 +37,7 @@ def find_measured(recipe: Recipe, runs: Path) -> dict[str, Found]:
     for run in _runs_of(recipe, runs):
         for path in sorted(run.evals.glob("*.json")):
             try:
-                numbers = numbers_of(json.loads(path.read_text("utf-8")), run)
+                numbers = numbers_of(read_json(path), run)
             except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged, or a file of somebody else's
                 warn(f"{path}: is left out, it or the record of its samples cannot be read. Evaluate again.")
                 continue

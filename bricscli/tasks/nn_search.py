@@ -5,7 +5,6 @@ the left of their neighbours, in their own order, as in the paper's Figures 7, 1
 samples that are nearest to a training image.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -34,6 +33,7 @@ from bricscli.metrics.neighbours import embed
 from bricscli.run.lock import LOCK, lock_folder
 from bricscli.run.log import say, warn
 from bricscli.run.provenance import describe_process
+from bricscli.strict_json import read_json
 from bricscli.tasks.reference_stream import Found, ReferenceStream, plan_memory, refuse_other
 
 #: On a sheet, at most.
@@ -139,7 +139,7 @@ def _check_place(out: Path) -> None:
 
 def _read_result(out: Path) -> dict[str, Any] | None:
     try:
-        result = json.loads((out / RESULT).read_text("utf-8"))
+        result = read_json(out / RESULT)
         if isinstance(result["protocol"], dict) and isinstance(result["queries"], list):
             return dict(result)
     except FileNotFoundError:

@@ -27,6 +27,7 @@ from bricscli.errors import DataError, RecipeError
 from bricscli.metrics.embeddings import Embedding
 from bricscli.metrics.neighbours import Nearest, NeighbourSearch, embed
 from bricscli.run.log import Progress, say, warn
+from bricscli.strict_json import parse_json
 
 #: Images of the reference that are embedded before they are compared, at most: more are no faster.
 CHUNK = 256
@@ -156,13 +157,13 @@ class ReferenceStream:
             return found
         try:
             with np.load(self.progress_path, allow_pickle=False) as saved:
-                refuse_other(self.progress_path.parent, json.loads(str(saved["protocol"])), self.protocol)
+                refuse_other(self.progress_path.parent, parse_json(str(saved["protocol"])), self.protocol)
                 done, end, position = map(int, saved["place"])
                 for name, nearest in (("samples", found.samples), ("own", found.own)):
                     for part in ("distance", "index", "mirrored"):
                         getattr(nearest, part).copy_(torch.from_numpy(saved[f"{name}_{part}"]))
                 found.twins.copy_(torch.from_numpy(saved["twins"]))
-        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, EOFError):
+        except (OSError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, EOFError):
             warn(f"{self.progress_path}: is damaged; the search starts again.")
             return self._nothing()
         if position and end - done > plan.rows:  # of a run with more memory: this pass again

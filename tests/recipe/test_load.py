@@ -394,12 +394,13 @@ def test_a_kind_that_was_left_out_is_the_default_one() -> None:
 def test_a_key_without_a_kind_is_of_the_kind_below_it() -> None:
     write("none.yaml", NO_GRIDS_FILE)
     assert autoencoder("none.yaml", "decoder.channels=7").decoder.model_dump() == {
-        "kind": "conv", "channels": 7, "multipliers": (1, 2), "blocks": 2, "attention": "code", "conditional": None}
+        "kind": "conv", "channels": 7, "multipliers": (1, 2), "blocks": 2, "attention": "code", "projection": 0,
+        "conditional": None}
     assert problems(None, "retrieval.size=16", name="none.yaml") == [
         "--set: retrieval.size: unknown key for kind `none`. There are: kind."]
     assert problems(None, "decoder.mapping_layers=2", name="none.yaml") == [
         "--set: decoder.mapping_layers: unknown key for kind `conv`. "
-        "There are: kind, channels, multipliers, blocks, attention, conditional."]
+        "There are: kind, channels, multipliers, blocks, attention, projection, conditional."]
 
 
 def test_a_wrong_kind_is_told_where_it_was_written() -> None:

@@ -4,11 +4,13 @@ An item knows the place of its bytes in the archive, so that any process reads i
 WebDataset's shards are such archives; what stands beside an image in them (.json, .cls) is not looked at.
 """
 
+import os
 import re
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from struct import error as StructError
@@ -28,6 +30,8 @@ from bricscli.data.sources.listing import (
 from bricscli.data.sources.tar import read_tar
 from bricscli.errors import DataError
 
+#: What an archive says of its members, all together: three million have as much.
+MAX_INDEX_BYTES = 1 << 28
 #: No image file can be compressed so well: a member that can is made to fill the memory.
 MAX_RATIO = 200
 #: An archive in the archive: nobody looks into it, and it is not passed over in silence either.
@@ -35,6 +39,9 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _LEADS_OUT = re.compile(r"^/|^[A-Za-z]:[/\\]|(^|[/\\])\.\.([/\\]|$)")
 _LOCAL_HEADER = 30  # bytes before the name
+#: Of the end of an archive: its last record, with the longest comment, and those of large archives before it.
+_LONGEST_END = 22 + 65535 + 20 + 56
+_NOT_HERE = 0xFFFFFFFF  # a number that is in the record of large archives
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,7 @@ def zip_items(path: Path) -> tuple[list[ZipItem], int]:
     """The images of a zip archive sorted by name, and how many other files it holds. Raises DataError."""
     _check_file(path, "zip")
     try:
+        check_index(path)
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, StructError) as error:
@@ -144,6 +152,21 @@ def zip_items(path: Path) -> tuple[list[ZipItem], int]:
         items.append(ZipItem(str(path), name, member.header_offset, member.compress_size, member.file_size,
                              member.compress_type, member.CRC, refused=_refused_member(member)))
     return _unique(items, ignored)
+
+
+def check_index(path: Path) -> None:
+    """Raises BadZipFile where a zip archive's index is said to be larger than MAX_INDEX_BYTES, OSError."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LONGEST_END))
+        end = file.read()
+    position, wide = end.rfind(b"PK\5\6"), end.rfind(b"PK\6\6")
+    told = [0]
+    with suppress(StructError):  # cut off: zipfile says so
+        told = [unpack_from("<I", end, position + 12)[0] if position >= 0 else 0,
+                unpack_from("<Q", end, wide + 40)[0] if wide >= 0 else 0]
+    if max(number for number in told if number != _NOT_HERE) > MAX_INDEX_BYTES:
+        raise zipfile.BadZipFile("its index is said to have more bytes than three million members need")
 
 
 def _refused_member(member: zipfile.ZipInfo) -> str:

@@ -77,7 +77,7 @@ def list_files(folder: Path, endings: Collection[str]) -> Files:
             path = here / name
             if name.startswith("."):
                 continue
-            if path.suffix.lower() in endings and _belongs(path, root):
+            if path.suffix.lower() in endings and belongs(path, root):
                 found.append((os.fsencode(path.relative_to(root).as_posix()), path))
             else:
                 ignored += 1
@@ -86,7 +86,8 @@ def list_files(folder: Path, endings: Collection[str]) -> Files:
     return Files([path for _, path in found], [name.decode(errors="backslashreplace") for name, _ in found], ignored)
 
 
-def _belongs(path: Path, root: Path) -> bool:
+def belongs(path: Path, root: Path) -> bool:
+    """Whether it is a file, and, where it is a link, one to a file below the resolved folder `root`."""
     return path.is_file() and (not path.is_symlink() or path.resolve().is_relative_to(root))
 
 

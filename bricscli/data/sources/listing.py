@@ -14,12 +14,10 @@ from typing import Any, Protocol
 from PIL import Image
 
 from bricscli import files
-from bricscli.data.images import ImageError, load_image
+from bricscli.data.images import MAX_FILE_BYTES, ImageError, load_image
 from bricscli.errors import DataError
 
-#: A larger file is no photograph.
-MAX_FILE_BYTES = 1 << 29
-#: Nor is a larger member of an archive or a database, whose size is what somebody wrote there.
+#: No photograph is a larger member of an archive or a database, whose size is what somebody wrote there.
 MAX_MEMBER_BYTES = 1 << 26
 
 

@@ -189,12 +189,14 @@ class _Reader:
         return offsets
 
     def _add_leaf(self, table: Table, number: int, page: bytes) -> None:
+        left = len(page)  # nodes that lie over one another would make a small file a large table
         for offset in self._nodes(number, page):
             low, high, flags, length = _NODE.unpack_from(page, offset)
             start, size = offset + _NODE_BYTES + length, low | high << 16
             if flags & (_SUB_DATABASE | _DUPLICATES):
                 raise _Damaged("holds databases of its own, which LSUN does not. Give LSUN's database.")
-            if start + (8 if flags & _LARGE else size) > len(page):
+            left -= _NODE_BYTES + length + (8 if flags & _LARGE else size)
+            if start + (8 if flags & _LARGE else size) > len(page) or left < 0:
                 raise self._bad_page(number)
             key = page[offset + _NODE_BYTES : start]
             if flags & _LARGE:

@@ -14,6 +14,7 @@ from typing import Any
 from bricscli.data.sources.folder import FileItem, list_files
 from bricscli.data.sources.listing import Listing
 from bricscli.errors import DataError
+from bricscli.strict_json import parse_json
 
 METADATA = "metadata.jsonl"
 #: What is said of one image.
@@ -102,17 +103,13 @@ def _parse(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise _Bad(f"more than {MAX_LINE_BYTES:,} bytes. Shorten what it says of the image.")
     try:
-        columns = json.loads(line, parse_constant=_no_number)
+        columns = parse_json(line)
         json.dumps(columns, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
-    except (ValueError, RecursionError):
+    except ValueError:
         raise _Bad("is no JSON. Write an object such as {\"file_name\": \"a.png\"} on every line.") from None
     if not isinstance(columns, dict):
         raise _Bad("is no object. Write one such as {\"file_name\": \"a.png\"} on every line.")
     return columns
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
 
 
 def _inside(name: object, place: Path) -> PurePosixPath:

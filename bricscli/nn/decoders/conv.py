@@ -2,8 +2,8 @@
 
 Input `(B, C, H_d, W_d)`, unbounded; output `(B, 3, H, W)`, about [-1, 1] and not clamped.
 
-Differs from VQGAN: no 1x1 `post_quant_conv` in front. taming keeps it outside its Decoder, and Table 3's parameters and
-operations come out to the last printed digit without it.
+Differs from VQGAN: no 1x1 `post_quant_conv` in front, unless as `projection`, which imported weights need. taming keeps
+it outside its Decoder, and Table 3's parameters and operations come out to the last printed digit without it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +24,17 @@ class ConvDecoder(nn.Module):
     """
 
     def __init__(self, *, inputs: int, channels: int, multipliers: Sequence[int], blocks: int,
-                 attention: Attention, norm: Norm = group_norm, conditional: Mapping[str, Any] | None = None) -> None:
-        """`conditional`: the arguments of `Conditional` but its places."""
+                 attention: Attention, projection: int = 0, norm: Norm = group_norm,
+                 conditional: Mapping[str, Any] | None = None) -> None:
+        """`projection`: channels of a 1x1 convolution in front, 0: none. It cannot be folded into the next: at the
+        edge, that one sees zeros where the image ends, not the projection's bias.
+
+        `conditional`: the arguments of `Conditional` but its places.
+        """
         super().__init__()
         width = channels * multipliers[-1]
-        self.stem = nn.Conv2d(inputs, width, 3, padding=1)
+        self.project = nn.Conv2d(inputs, projection, 1) if projection else nn.Identity()
+        self.stem = nn.Conv2d(projection or inputs, width, 3, padding=1)
         layers: list[nn.Module] = [ResidualBlock(width, width, norm)]
         if attention != "none":
             layers.append(SelfAttention(width, norm=norm))
@@ -75,7 +81,7 @@ class ConvDecoder(nn.Module):
 
     def _layers(self, features: Tensor, kept: Kept | None) -> Iterator[Tensor]:
         """What comes after each of them."""
-        x, inputs, blend = self.stem(features), self.norm_inputs(features), Blender(self.condition, kept)
+        x, inputs, blend = self.stem(self.project(features)), self.norm_inputs(features), Blender(self.condition, kept)
         for number, layer in enumerate(self.body, start=1):
             x = layer(blend(x)) if isinstance(layer, Upsample) else layer(x, *inputs)
             yield blend(x) if number == len(self.body) else x

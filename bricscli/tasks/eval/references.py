@@ -23,7 +23,9 @@ from bricscli.errors import DataError, RecipeError
 from bricscli.metrics.features import EXTRACTORS, FeatureExtractor, load_extractor
 from bricscli.metrics.frechet import Gaussian, Spread
 from bricscli.run.log import say, warn
+from bricscli.strict_json import parse_json
 from bricscli.tasks.eval.collecting import Features, Want, collect
+from bricscli.tensor_files import check_header
 
 SCHEMA = 1
 _ENDINGS = (".safetensors", ".npz")
@@ -215,8 +217,9 @@ def read_statistics(path: Path) -> tuple[dict[str, Any], Gaussian]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_header(path)
         with safe_open(path, "pt") as file:
-            record = json.loads(file.metadata()["brics"])
+            record = parse_json(file.metadata()["brics"])
             mean, covariance = (file.get_tensor(name) for name in ("mean", "covariance"))
         if record["schema"] != SCHEMA:
             raise ValueError(f"of schema {record['schema']}")

@@ -5,7 +5,6 @@ the protocol and the versions that can change a number. It holds no times and no
 file.
 """
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from bricscli.data.samples import SampleFolder
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.run.provenance import describe_process
+from bricscli.strict_json import read_json
 
 #: Parts of a result that grow when more of the same is measured.
 _GROWING = ("metrics", "versions", "extractors", "left_out")
@@ -66,7 +66,7 @@ def save_result(result: dict[str, Any], folder: Path) -> Path:
 def _with_earlier_metrics(result: dict[str, Any], path: Path) -> dict[str, Any]:
     """`result` and the metrics that the file has more, if the two agree in everything else."""
     try:
-        earlier = json.loads(path.read_text("utf-8"))
+        earlier = read_json(path)
         both = {part: earlier[part] | result[part] for part in _GROWING if part in result}
         if "left_out" in both:
             both["left_out"] = {name: why for name, why in both["left_out"].items() if name not in both["metrics"]}

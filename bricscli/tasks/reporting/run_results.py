@@ -3,7 +3,6 @@
 What is damaged is left out with a warning, and its name kept for the page.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from bricscli.errors import BricsError, DataError
 from bricscli.report.evaluations import GENERATION, Evaluation, read_evaluation, show_side
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics, warn
+from bricscli.strict_json import read_json
 
 #: Samples on the page, and the largest sides, in pixels, of what it shows.
 SHOWN, SAMPLE_SIDE, SHEET_SIDE = 48, 192, 1600
@@ -112,11 +112,11 @@ class RunResults:
 
     def _json(self, path: Path) -> dict[str, Any] | None:
         try:
-            result = json.loads(path.read_text("utf-8"))
+            result = read_json(path)
             if not isinstance(result, dict) or "kind" not in result:
                 raise ValueError("no result")
             return result
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             self.leave_out(path, "is damaged, or of somebody else. Evaluate again")
             return None
 

@@ -86,3 +86,13 @@ def test_features_of_every_resolution(kind: type[ConvDecoder], attention: Attent
     middle = 3 if attention != "none" else 2
     first = next(iter(decoder.iter_features(block)))
     assert torch.equal(first, found[0]) and len(outputs) == 1 + middle, "and no layer more"
+
+
+def test_a_projection_stands_in_front() -> None:
+    decoder = ConvDecoder(inputs=2, channels=8, multipliers=(1, 1), blocks=1, attention="none", projection=3)
+    plain = ConvDecoder(inputs=3, channels=8, multipliers=(1, 1), blocks=1, attention="none")
+    plain.load_state_dict({name: tensor for name, tensor in decoder.state_dict().items() if "project" not in name})
+    features = torch.randn(1, 2, 4, 4)
+    assert isinstance(decoder.project, nn.Conv2d) and decoder.project.kernel_size == (1, 1)
+    with torch.no_grad():
+        assert torch.equal(decoder(features), plain(decoder.project(features)))

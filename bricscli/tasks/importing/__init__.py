@@ -1,0 +1,1 @@
+"""Checkpoints of other programs: told apart, read in a process that may do nothing else, renamed."""
