@@ -22,7 +22,7 @@ ALLOWED = {
     "page": {"tasks", "run", "data", "errors"},
     "tasks": {"build", "recipe", "run", "training", "metrics", "report", "paper", "data", "runtime", "weights", "nn",
               "diffusion", "losses", "download", "copies", "parts", "files", "errors"},
-    "training": {"build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
+    "training": {"build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "files", "errors"},
     "build": {"recipe", "nn", "diffusion", "losses"},
     "report": {"metrics", "data", "files", "errors"},
     "paper": {"errors"},

@@ -21,6 +21,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved reci
                                                         "that would be read, and stop.")]
 SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds between checkpoints; one is saved at "
                                                                           "the end and on Ctrl-C anyway.")]
+AllowDrift = Annotated[bool, typer.Option("--allow-drift", help="Go on with a run although brics, torch or the device "
+                                          "is another than before; run.json notes since which step.")]
 Checkpoint = Annotated[str | None, typer.Option(metavar="STEP|DIGEST", help="A checkpoint of the autoencoder, as "
                                                 "step-0001000 or the first digits of its digest (default: newest).")]
 

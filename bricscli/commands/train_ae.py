@@ -19,6 +19,7 @@ def train_ae(
     overrides: options.Overrides = [],  # noqa: B006 (typer copies it)
     dry_run: options.DryRun = False,
     save_every: options.SaveEvery = 600.0,
+    allow_drift: options.AllowDrift = False,
     device: options.Device = "auto",
 ) -> None:
     """Train the autoencoder: images -> key codes -> images.
@@ -44,4 +45,4 @@ def train_ae(
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, data, start)]))
         return
     say_trained(train_autoencoder(resolved, data, run, device=choose_device(device), start=start,
-                                  overrides=overrides, save_every=save_every))
+                                  overrides=overrides, save_every=save_every, allow_drift=allow_drift))

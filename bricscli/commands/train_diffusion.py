@@ -22,6 +22,7 @@ def train_diffusion(
     dry_run: options.DryRun = False,
     checkpoint: options.Checkpoint = None,
     save_every: options.SaveEvery = 600.0,
+    allow_drift: options.AllowDrift = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the denoiser (torch.compile): a minute or two "
                                           "before the first step; on a CPU it needs a C++ compiler.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Keep the denoiser's numbers channels last in "
@@ -57,4 +58,5 @@ def train_diffusion(
         return
     say_trained(train_denoiser(resolved, autoencoder, run, device=choose_device(device), checkpoint=checkpoint,
                                start=start, data=data, overrides=overrides, save_every=save_every,
+                               allow_drift=allow_drift,
                                acceleration=Acceleration(compile, channels_last, gradient_checkpointing)))

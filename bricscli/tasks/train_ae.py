@@ -25,12 +25,14 @@ from bricscli.recipe.load import dump_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.run.directory import RunDirectory
+from bricscli.run.fingerprint import check_fingerprint, take_fingerprint
 from bricscli.run.log import say
 from bricscli.run.provenance import describe_process
 from bricscli.runtime import deterministic_algorithms
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards, open_images
 from bricscli.tasks.second_stage import check_base, check_same_start, load_base
 from bricscli.training.loop import train
+from bricscli.training.recovery import Again
 from bricscli.training.steps import AutoencoderStep
 
 PREVIEW_IMAGES = 16
@@ -45,6 +47,7 @@ def train_autoencoder(
     start: Path | None = None,
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
+    allow_drift: bool = False,
 ) -> RunDirectory:
     """Trains, or goes on training, the autoencoder of `recipe` on the train split of `data`, into `run_path`.
 
@@ -62,9 +65,11 @@ def train_autoencoder(
     training = recipe.training
     with BatchReader(images.split("train"), decode, extension, training.batch_size, training.seed) as reader:
         # All that can be wrong with the data has been read by now: only then a run is begun.
+        fingerprint = take_fingerprint(device.type, torch.get_num_threads())
         run = RunDirectory.create(run_path, recipe, {
             "kind": recipe.kind, "data": describe_data(images), **({"from": first.record} if first else {}),
-            "overrides": list(overrides), "device": device.type, "process": describe_process()})
+            "overrides": list(overrides), "device": device.type, "fingerprint": fingerprint,
+            "process": describe_process()})
         check_same_data(run, images)
         check_same_start(run, first)
         step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None,
@@ -90,10 +95,15 @@ def train_autoencoder(
             step.averaged.retrieval.free()
             return numbers
 
+        def keys(number: int) -> list[str]:
+            return [reader.split.key(i) for i in reader.indices(number)]
+
+        words = ["train-ae", "--data", str(data), "--device", str(device)]
+        check = partial(check_fingerprint, run, fingerprint, allow_drift=allow_drift)
         with run.lock(), deterministic_algorithms(device):
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
                   read_batch=read_batch, preview=preview, save_every=save_every,
-                  protect=partial(encoded_checkpoints, run))
+                  protect=partial(encoded_checkpoints, run), check=check, again=Again(words, keys))
     return run
 
 

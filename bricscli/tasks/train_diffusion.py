@@ -22,6 +22,7 @@ from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.checkpoint import WEIGHTS
 from bricscli.run.directory import RunDirectory
+from bricscli.run.fingerprint import check_fingerprint, take_fingerprint
 from bricscli.run.log import warn
 from bricscli.run.provenance import describe_process
 from bricscli.runtime import deterministic_algorithms
@@ -34,6 +35,7 @@ from bricscli.tasks.models import LoadedAutoencoder, Prior, load_autoencoder, re
 from bricscli.tasks.second_stage import FirstStage, check_first_stage, check_same_start, load_first_stage
 from bricscli.training.acceleration import PLAIN, Acceleration
 from bricscli.training.loop import train
+from bricscli.training.recovery import Again
 from bricscli.training.steps import DiffusionStep
 
 PREVIEW_SEEDS = range(16)
@@ -50,6 +52,7 @@ def train_denoiser(
     data: Path | None = None,
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
+    allow_drift: bool = False,
     acceleration: Acceleration = PLAIN,
 ) -> RunDirectory:
     """Trains, or goes on training, the denoiser of `recipe` on the key codes or latents of an autoencoder's run.
@@ -77,10 +80,11 @@ def train_denoiser(
                 codes, find_images_of(codes, DATA_ROOT, data), recipe, autoencoder, scaling, device,
                 flip=reader.mirrors))
         step = _build_step(recipe, autoencoder, scaling, first, acceleration, device)
+        fingerprint = take_fingerprint(device.type, torch.get_num_threads())
         run = RunDirectory.create(run_path, recipe, {
             "kind": recipe.kind, **about_codes, **({"from": first.record} if first else {}),
             "overrides": list(overrides), "device": device.type, "acceleration": asdict(acceleration),
-            "process": describe_process()})
+            "fingerprint": fingerprint, "process": describe_process()})
         check_same_autoencoder(run, autoencoder)
         check_same_data(run, codes)
         check_same_start(run, first)
@@ -99,11 +103,19 @@ def train_denoiser(
             files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
             return {}
 
+        def keys(number: int) -> list[str]:
+            return [reader.split.key(i) for i in reader.indices(number)]
+
+        words = ["train-diffusion", "--autoencoder", str(autoencoder_path), "--checkpoint", autoencoder.digest[:16],
+                 *(["--data", str(data)] if data else []), "--device", str(device),
+                 *(f"--{name.replace('_', '-')}" for name, wanted in asdict(acceleration).items() if wanted)]
+        check = partial(check_fingerprint, run, fingerprint, allow_drift=allow_drift)
         with run.lock(), deterministic_algorithms(device):
             if not run.autoencoder_path.exists():
                 files.write_bytes(run.autoencoder_path, (autoencoder.weights_path / WEIGHTS).read_bytes())
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
-                  read_batch=read_batch, preview=preview, save_every=save_every)
+                  read_batch=read_batch, preview=preview, save_every=save_every, check=check,
+                  again=Again(words, keys))
     return run
 
 

@@ -11,32 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, TypeVarTuple
+from typing import TypeVarTuple
 
-from torch import Tensor
-
-from bricscli.errors import BricsError, InterruptedRun, RecipeError
-from bricscli.run.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
+from bricscli.errors import InterruptedRun, RecipeError
+from bricscli.run.checkpoint import latest_checkpoint, load_checkpoint, prune
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import RunLog, say
-from bricscli.training.learner import NonFiniteError
+from bricscli.training.recovery import Again, Recovery, Setbacks, Step
 
 LOG_LINES = 400  #: of a whole run, in metrics.jsonl
 PREVIEWS = 4  #: sheets of a whole run
 KEPT_CHECKPOINTS = 2
 
 Batch = TypeVarTuple("Batch")
-
-
-class Step(Protocol[*Batch]):
-    """What the loop needs of `training.steps`; a batch is one tensor or several."""
-
-    def __call__(self, step: int, /, *batch: *Batch) -> dict[str, float]: ...
-    def weights(self) -> dict[str, Tensor]: ...
-    def more_averages(self) -> dict[float, dict[str, Tensor]]: ...
-    def training_state(self) -> dict[str, Tensor]: ...
-    def load(self, weights: dict[str, Tensor], training: dict[str, Tensor],
-             averages: Mapping[float, dict[str, Tensor]] = ..., /) -> None: ...
 
 
 class StopRequest:
@@ -74,44 +61,48 @@ def train(
     preview: Callable[[Path], Mapping[str, float]],
     save_every: float = 600.0,
     protect: Callable[[], list[Path]] = list,
+    check: Callable[[int], None] = lambda step: None,
+    again: Again = Again(),  # noqa: B008 (frozen)
 ) -> Path:
     """Trains until `images` were seen and returns the last checkpoint; continues where `run` has one.
 
     `read_batch(step)` gives a batch on the right device; `preview(file)` writes a sheet and may return numbers for the
-    log; `save_every` is in seconds; `protect()` names checkpoints that must stay.
+    log; `save_every` is in seconds; `protect()` names checkpoints that must stay; `check(step)` raises where a
+    run must not go on at that step; `again` tells how a step is repeated.
 
     Raises:
         InterruptedRun: SIGINT or SIGTERM came; everything is saved.
-        BricsError: a loss or gradient was not finite; names the last good checkpoint.
+        BricsError: losses or gradients were not finite too often; names the command that shows it.
     """
     last = math.ceil(images / batch_size)
-    first, checkpoint = _resume(step_function, run)
+    recovery = Recovery(step_function, run, recipe_text, last=last, batch_size=batch_size, again=again)
+    first, checkpoint = _resume(step_function, run, recovery)
     if first >= last and checkpoint is not None:
+        recovery.needed(first)  # or what a process left that was killed just before it was done
         say(f"{run.path}: already trained ({first * batch_size} images seen).")
         return checkpoint
+    check(first)
     log_steps = max(1, last // LOG_LINES)
     preview_steps = {math.ceil(last * i / PREVIEWS) for i in range(1, PREVIEWS + 1)}
 
     def save(step: int) -> Path:
         log.sync()
-        path = save_checkpoint(run.checkpoints, step, step_function.weights(), step_function.training_state(),
-                               {"step": step, "images_seen": step * batch_size}, recipe_text,
-                               step_function.more_averages())
-        prune(run.checkpoints, KEPT_CHECKPOINTS, protect())
+        path = recovery.save(run.checkpoints, step)
+        prune(run.checkpoints, KEPT_CHECKPOINTS, [*protect(), *recovery.needed(step)])
         return path
 
     with stop_request() as stop, RunLog(run, last * batch_size, first * batch_size) as log:
         saved = time.monotonic()
+        if checkpoint is None:
+            recovery.begin()
         for step in range(first, last):
-            try:
-                numbers = step_function(step, *read_batch(step))
-            except NonFiniteError as error:
-                raise _not_finite(run, error, step, batch_size) from None
+            numbers = recovery.take(step, read_batch(step))
             done, seen = step + 1, (step + 1) * batch_size
             if done in preview_steps:
                 numbers |= preview(run.sheets / f"{seen:09d}.png")
-            (log.log if done in preview_steps or step % log_steps == 0 else log.show)(seen, numbers)
-            if stop.requested or done == last or time.monotonic() - saved > save_every:
+            logged = done in preview_steps or step % log_steps == 0 or "skipped" in numbers
+            (log.log if logged else log.show)(seen, numbers)
+            if stop.requested or recovery.is_due(done) or time.monotonic() - saved > save_every:
                 checkpoint, saved = save(done), time.monotonic()
             if stop.requested:
                 raise InterruptedRun(f"{run.path}: stopped and saved after {seen} of {last * batch_size} images. "
@@ -120,7 +111,7 @@ def train(
     return checkpoint
 
 
-def _resume(step_function: Step[*Batch], run: RunDirectory) -> tuple[int, Path | None]:
+def _resume(step_function: Step[*Batch], run: RunDirectory, recovery: Recovery[*Batch]) -> tuple[int, Path | None]:
     path = latest_checkpoint(run.checkpoints)
     if path is None:
         return 0, None
@@ -130,12 +121,7 @@ def _resume(step_function: Step[*Batch], run: RunDirectory) -> tuple[int, Path |
         step_function.load(checkpoint.weights, checkpoint.training, checkpoint.averages)
     except RuntimeError:  # the recipe is equal, so the program must be another
         raise RecipeError(f"{path}: was written by a brics with other layers. Choose another --run.") from None
+    recovery.setbacks = Setbacks.read(checkpoint.state)
     say(f"{run.path}: goes on after {checkpoint.state['images_seen']} images.")
     return checkpoint.step, path
 
-
-def _not_finite(run: RunDirectory, error: NonFiniteError, step: int, batch_size: int) -> BricsError:
-    good = latest_checkpoint(run.checkpoints)
-    kept = f"The last good checkpoint is {good}" if good else "There is no checkpoint before it"
-    return BricsError(f"{run.path}: the {error} is not finite at step {step} ({step * batch_size} images seen). "
-                      f"{kept}; in another --run a smaller training.learning_rate may help.")
