@@ -1,5 +1,6 @@
 """`brics train-ae`: image shards -> autoencoder checkpoints."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from bricscli.tasks.datasets import check_same_data, describe_data, describe_sha
 from bricscli.tasks.second_stage import check_base, check_same_start, load_base
 from bricscli.training.loop import train
 from bricscli.training.recovery import Again
+from bricscli.training.space import check_room
 from bricscli.training.steps import AutoencoderStep
 
 PREVIEW_IMAGES = 16
@@ -64,6 +66,9 @@ def train_autoencoder(
     val = torch.from_numpy(next(in_order(images.split("val"), decode, extension, PREVIEW_IMAGES)))
     training = recipe.training
     with BatchReader(images.split("train"), decode, extension, training.batch_size, training.seed) as reader:
+        step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None,
+                               first.weights if first else None)
+        check_room(run_path, step, math.ceil(training.images / training.batch_size))
         # All that can be wrong with the data has been read by now: only then a run is begun.
         fingerprint = take_fingerprint(device.type, torch.get_num_threads())
         run = RunDirectory.create(run_path, recipe, {
@@ -72,8 +77,6 @@ def train_autoencoder(
             "process": describe_process()})
         check_same_data(run, images)
         check_same_start(run, first)
-        step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None,
-                               first.weights if first else None)
 
         def read_batch(number: int) -> tuple[Tensor, Tensor | None]:
             batch, flip = reader.batch(number)

@@ -1,5 +1,6 @@
 """`brics train-diffusion`: shards of key codes or other latents -> denoiser checkpoints."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -36,6 +37,7 @@ from bricscli.tasks.second_stage import FirstStage, check_first_stage, check_sam
 from bricscli.training.acceleration import PLAIN, Acceleration
 from bricscli.training.loop import train
 from bricscli.training.recovery import Again
+from bricscli.training.space import check_room
 from bricscli.training.steps import DiffusionStep
 
 PREVIEW_SEEDS = range(16)
@@ -80,6 +82,7 @@ def train_denoiser(
                 codes, find_images_of(codes, DATA_ROOT, data), recipe, autoencoder, scaling, device,
                 flip=reader.mirrors))
         step = _build_step(recipe, autoencoder, scaling, first, acceleration, device)
+        check_room(run_path, step, math.ceil(training.images / training.batch_size))
         fingerprint = take_fingerprint(device.type, torch.get_num_threads())
         run = RunDirectory.create(run_path, recipe, {
             "kind": recipe.kind, **about_codes, **({"from": first.record} if first else {}),
