@@ -83,10 +83,10 @@ def main() -> None:
         if code == 130:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
     except BricsError as error:
-        from bricscli.run.log import escape
+        from bricscli.run.log import clean
 
         for line in error.lines:
-            print(f"brics: {escape(line)}", file=sys.stderr)
+            print(f"brics: {clean(line)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("brics: interrupted; nothing half-written was left. Run the same command again.", file=sys.stderr)
@@ -94,10 +94,10 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        from bricscli.run.log import escape
+        from bricscli.run.log import clean
 
         # Nobody but the user makes names; and any look at such a path raises it, not only opening and writing.
-        print(f"brics: {escape(os.fsdecode(error.filename or 'a path'))}: is longer than the file system allows. "
+        print(f"brics: {clean(os.fsdecode(error.filename or 'a path'))}: is longer than the file system allows. "
               "Choose a shorter name.", file=sys.stderr)
         sys.exit(3)
     except Exception as error:

@@ -973,6 +973,12 @@ def test_names_of_files_do_not_drive_the_terminal(fork: Server, tmp_path: Path) 
     assert done.code == 3 and "\x1b" not in done.err and "a\\x1b[2Jb" in done.err
 
 
+def test_secrets_of_addresses_are_not_repeated(fork: Server, tmp_path: Path) -> None:
+    done = fork(tmp_path, "report", "https://user:pw@host/x?X-Amz-Signature=5ec7e7")
+    assert done.code == 3 and done.err.startswith("brics: https:/host/x?***: no such run."), done.err
+    assert "pw" not in done.err and "5ec7e7" not in done.err
+
+
 def test_weights_that_are_not_what_they_claim(world: World, fork: Server, tmp_path: Path) -> None:
     (tmp_path / "alexnet-owt-7be5be79.pth").write_bytes(b"something else")
     done = fork(world.path, "eval", "reconstruction", "--metrics", "lpips", BRICS_WEIGHTS=str(tmp_path))

@@ -23,7 +23,7 @@ from bricscli.errors import BricsError, DataError
 from bricscli.run.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint, step_of
 from bricscli.run.directory import INFO, RECIPE, RunDirectory
 from bricscli.run.log import warn
-from bricscli.run.provenance import hide_home
+from bricscli.run.provenance import describe_arguments
 from bricscli.training.learner import Learner, NonFiniteError
 
 SKIPS = 3  #: in a row
@@ -189,4 +189,4 @@ class Recovery(Generic[*Batch]):
             files.write_json(temporary / BUNDLE, {
                 "step": step, "images_seen": step * self.batch_size, "not_finite": what,
                 "keys": list(self.again.keys(step)), "seeds": {"training.seed": self.run.recipe.training.seed},
-                **asdict(self.setbacks), "command": [*map(hide_home, command)]})
+                **asdict(self.setbacks), "command": describe_arguments(command)})
