@@ -973,6 +973,31 @@ def test_names_of_files_do_not_drive_the_terminal(fork: Server, tmp_path: Path) 
     assert done.code == 3 and "\x1b" not in done.err and "a\\x1b[2Jb" in done.err
 
 
+FULL = ("brics: standard output: could not be written: No space left on device. See to that, then run the command "
+        "again.\n")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize(("words", "where", "code", "said"), [
+    ("--version", ">/dev/full", 1, FULL), ("--help", ">/dev/full", 1, FULL), ("--version", ">&-", 0, ""),
+    ("train-ae --recipe nowhere.yaml", "2>/dev/full", 2, ""), ("train-ae --recipe nowhere.yaml", "2>&-", 2, "")])
+def test_an_output_that_is_full_or_gone(tmp_path: Path, words: str, where: str, code: int, said: str, buffered: str
+                                        ) -> None:
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m bricscli {words} {where}"], cwd=tmp_path,
+                          env=environment(tmp_path) | {"PYTHONUNBUFFERED": buffered}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_is_gone(tmp_path: Path, buffered: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "bricscli", "--help"], cwd=tmp_path, stdout=write, timeout=60,
+                          stderr=subprocess.PIPE, env=environment(tmp_path) | {"PYTHONUNBUFFERED": buffered})
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_secrets_of_addresses_are_not_repeated(fork: Server, tmp_path: Path) -> None:
     done = fork(tmp_path, "report", "https://user:pw@host/x?X-Amz-Signature=5ec7e7")
     assert done.code == 3 and done.err.startswith("brics: https:/host/x?***: no such run."), done.err

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -55,8 +55,13 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """Prints `brics: warning: text` to stderr."""
-    with _bars_hidden():
-        print(f"brics: warning: {clean(text)}", file=sys.stderr, flush=True)
+    complain(f"warning: {text}")
+
+
+def complain(text: str) -> None:
+    """Prints `brics: text` to stderr; no work ends because that is full or gone."""
+    with _bars_hidden(), suppress(OSError):
+        print(f"brics: {clean(text)}", file=sys.stderr, flush=True)
 
 
 def track(iterable: Iterable[Item], total: int, description: str, unit: str,
@@ -108,7 +113,8 @@ class Progress:
         if self.done < self.total and rate > 0:
             parts.append(f"{show_seconds((self.total - self.done) / rate)} left")
         parts += [clean(note)] if note else []
-        print(f"{self.description}: {', '.join(parts)}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(f"{self.description}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self
