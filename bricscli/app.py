@@ -20,6 +20,7 @@ from bricscli.commands import (
     encode,
     evaluate,
     inpaint,
+    launch,
     nn_search,
     options,
     plot,
@@ -61,6 +62,7 @@ for name, command in COMMANDS.items():
     app.command(name, help=options.manual(command))(command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(plot.app, name="plot")
+app.add_typer(launch.app, name="launch")
 
 
 def _show_version(asked: bool) -> None:

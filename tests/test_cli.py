@@ -35,7 +35,7 @@ DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=25
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"], ["inpaint"],
             ["nn-search"], ["table"], ["report"], ["doctor"], ["plot", "schedules"], ["eval", "reconstruction"],
             ["eval", "usage"], ["eval", "fid"], ["eval", "all"], ["eval", "statistics"], ["eval", "spectrum"],
-            ["eval", "inpaint"]]
+            ["eval", "inpaint"], ["launch", "slurm"]]
 
 #: A decoder for the codes of AUTOENCODER.
 INPAINT = ["train-ae", "--recipe", "tiny/toy-inpaint.yaml", *AUTOENCODER[2:], "--set", "training.images=16"]
@@ -499,7 +499,8 @@ def test_installed_command() -> None:
     assert done.stdout == f"brics {bricscli.__version__}\n"
 
 
-@pytest.mark.parametrize("words", [[], ["eval"], ["plot"], *COMMANDS], ids=lambda words: " ".join(words) or "brics")
+@pytest.mark.parametrize("words", [[], ["eval"], ["plot"], ["launch"], *COMMANDS],
+                         ids=lambda words: " ".join(words) or "brics")
 def test_help(words: list[str], fork: Server, tmp_path: Path) -> None:
     done = fork(tmp_path, *words, "--help")
     assert (done.code, done.err) == (0, "")
