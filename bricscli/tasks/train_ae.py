@@ -29,12 +29,12 @@ from bricscli.run.directory import RunDirectory
 from bricscli.run.fingerprint import check_fingerprint, take_fingerprint
 from bricscli.run.log import say
 from bricscli.run.provenance import describe_process
-from bricscli.runtime import deterministic_algorithms
+from bricscli.runtime import deterministic_algorithms, memory_errors
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards, open_images
 from bricscli.tasks.second_stage import check_base, check_same_start, load_base
 from bricscli.training.loop import train
 from bricscli.training.recovery import Again
-from bricscli.training.space import check_room
+from bricscli.training.space import LESS_MEMORY, check_room
 from bricscli.training.steps import AutoencoderStep
 
 PREVIEW_IMAGES = 16
@@ -65,7 +65,8 @@ def train_autoencoder(
     decode, extension = partial(decode_image, resolution=recipe.data.resolution), images.image_extension
     val = torch.from_numpy(next(in_order(images.split("val"), decode, extension, PREVIEW_IMAGES)))
     training = recipe.training
-    with BatchReader(images.split("train"), decode, extension, training.batch_size, training.seed) as reader:
+    with (memory_errors(device, LESS_MEMORY),
+          BatchReader(images.split("train"), decode, extension, training.batch_size, training.seed) as reader):
         step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None,
                                first.weights if first else None)
         check_room(run_path, step, math.ceil(training.images / training.batch_size))

@@ -26,7 +26,7 @@ from bricscli.run.directory import RunDirectory
 from bricscli.run.fingerprint import check_fingerprint, take_fingerprint
 from bricscli.run.log import warn
 from bricscli.run.provenance import describe_process
-from bricscli.runtime import deterministic_algorithms
+from bricscli.runtime import deterministic_algorithms, memory_errors
 from bricscli.tasks.classes import draw_labels, open_labels
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
 from bricscli.tasks.draw import decode_latents, draw_latents, step_levels
@@ -37,7 +37,7 @@ from bricscli.tasks.second_stage import FirstStage, check_first_stage, check_sam
 from bricscli.training.acceleration import PLAIN, Acceleration
 from bricscli.training.loop import train
 from bricscli.training.recovery import Again
-from bricscli.training.space import check_room
+from bricscli.training.space import LESS_MEMORY, check_room
 from bricscli.training.steps import DiffusionStep
 
 PREVIEW_SEEDS = range(16)
@@ -74,7 +74,8 @@ def train_denoiser(
     about_codes = _describe_codes(codes, autoencoder, classes)
     first = load_first_stage(RunDirectory.open(start), recipe, about_codes) if start else None
     training, scaling = recipe.training, scaling_of(autoencoder.recipe, codes.header, codes.path)
-    with ExitStack() as stack:
+    with (memory_errors(device, f"--gradient-checkpointing needs less of it. {LESS_MEMORY}"),
+          ExitStack() as stack):
         reader = stack.enter_context(_open_reader(codes, recipe, autoencoder.code_shape))
         beside = None
         if recipe.conditioning:

@@ -1,4 +1,4 @@
-"""Whether a run's checkpoints have room, known before the first step."""
+"""What a run needs room for: on the disk, known before the first step, and in memory."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +15,9 @@ from bricscli.training.recovery import Step
 
 #: At once: those that are kept, the newest milestone, and the one that is being written.
 AT_ONCE = KEPT_CHECKPOINTS + 2
+#: What a training changes that runs out of memory.
+LESS_MEMORY = ("In another --run, a larger training.accumulate computes the same batch in more parts, and "
+               "training.precision=bf16 keeps half as much of it.")
 
 
 def checkpoint_bytes(step_function: Step[*tuple[Any, ...]]) -> int:
