@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -20,6 +21,7 @@ from bricscli.commands import (
     evaluate,
     import_checkpoint,
     inpaint,
+    launch,
     nn_search,
     options,
     plot,
@@ -67,6 +69,7 @@ for name, command in COMMANDS.items():
     app.command(name, help=options.manual(command))(command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(plot.app, name="plot")
+app.add_typer(launch.app, name="launch")
 
 
 def _show_version(asked: bool) -> None:
@@ -87,27 +90,36 @@ def main() -> None:
     follow_parent()
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        _run()
+    finally:
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+        except OSError:
+            _mute(sys.stderr)
+
+
+def _run() -> NoReturn:
+    try:
         code = app(standalone_mode=False)
         if code == 130:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or Python does, and has nobody to tell where that fails
     except BricsError as error:
-        from bricscli.run.log import escape
-
-        for line in error.lines:
-            print(f"brics: {escape(line)}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error.exit_code, *error.lines)
     except (KeyboardInterrupt, typer.Abort):
-        print("brics: interrupted; nothing half-written was left. Run the same command again.", file=sys.stderr)
-        sys.exit(130)
+        _end(130, "interrupted; nothing half-written was left. Run the same command again.")
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno == errno.ENAMETOOLONG:
+            # Nobody but the user makes names; and any look at such a path raises it, not only opening and writing.
+            _end(3, f"{os.fsdecode(error.filename or 'a path')}: is longer than the file system allows. "
+                    "Choose a shorter name.")
+        if error.filename is not None or not _output_fails():
             raise
-        from bricscli.run.log import escape
-
-        # Nobody but the user makes names; and any look at such a path raises it, not only opening and writing.
-        print(f"brics: {escape(os.fsdecode(error.filename or 'a path'))}: is longer than the file system allows. "
-              "Choose a shorter name.", file=sys.stderr)
-        sys.exit(3)
+        _mute(sys.stdout)
+        _end(1, *([] if error.errno == errno.EPIPE else [
+            f"standard output: could not be written: {error.strerror}. See to that, then run the command again."]))
     except Exception as error:
         show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if show is None or exit_code is None:  # not one of click's: a bug
@@ -115,6 +127,29 @@ def main() -> None:
         show()
         sys.exit(exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(code: int, *lines: str) -> NoReturn:
+    from bricscli.run.log import complain
+
+    for line in lines:
+        complain(line)
+    sys.exit(code)
+
+
+def _output_fails() -> bool:
+    """Whether stdout takes nothing any more: what could not be written may be lost by now, so an empty line is."""
+    try:
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return True
+    return False
+
+
+def _mute(stream: TextIO) -> None:
+    """What it could not write is not written at the end either, where Python would change the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -1,13 +1,15 @@
 """Where a run happens: device, and random numbers that depend on nothing but a seed and a position."""
 
 import hashlib
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from bricscli.errors import RecipeError
+from bricscli.errors import BricsError, RecipeError
 
 #: Rows per forward pass of `in_passes`.
 PASS_WIDTH = {"cpu": 8, "cuda": 32}
@@ -60,6 +62,28 @@ def deterministic_algorithms(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def memory_errors(device: torch.device, advice: str) -> Iterator[None]:
+    """Raises BricsError where the block runs out of the device's memory or the machine's: the most that was in use, and
+    `advice`, sentences."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "can't allocate memory" not in str(error):  # what torch says of the machine's
+            raise
+        raise BricsError(f"{device}: is out of memory; at most {_most_memory(device) / 1e9:.2f} GB were in use. "
+                         f"{advice}") from None
+
+
+def _most_memory(device: torch.device) -> int:
+    """Bytes: torch's on a GPU, else the process's."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def in_passes(function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:

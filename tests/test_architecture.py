@@ -25,7 +25,7 @@ ALLOWED = {
     "tasks": {"build", "recipe", "run", "training", "parallel", "metrics", "report", "paper", "data", "runtime",
               "weights", "nn", "diffusion", "losses", "download", "copies", "parts", "files", "strict_json",
               "tensor_files", "errors"},
-    "training": {"parallel", "build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "errors"},
+    "training": {"parallel", "build", "nn", "diffusion", "losses", "recipe", "run", "runtime", "files", "errors"},
     "parallel": {"copies", "runtime", "errors"},
     "build": {"recipe", "nn", "diffusion", "losses"},
     "report": {"metrics", "data", "files", "errors"},

@@ -35,9 +35,8 @@ DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=25
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"], ["inpaint"],
             ["import-checkpoint"], ["nn-search"], ["table"], ["report"], ["verify"], ["doctor"], ["selftest"],
-            ["plot", "schedules"],
-            ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"], ["eval", "all"], ["eval", "statistics"],
-            ["eval", "spectrum"], ["eval", "inpaint"]]
+            ["plot", "schedules"], ["launch", "slurm"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"],
+            ["eval", "all"], ["eval", "statistics"], ["eval", "spectrum"], ["eval", "inpaint"]]
 
 #: A decoder for the codes of AUTOENCODER.
 INPAINT = ["train-ae", "--recipe", "tiny/toy-inpaint.yaml", *AUTOENCODER[2:], "--set", "training.images=16"]
@@ -501,7 +500,8 @@ def test_installed_command() -> None:
     assert done.stdout == f"brics {bricscli.__version__}\n"
 
 
-@pytest.mark.parametrize("words", [[], ["eval"], ["plot"], *COMMANDS], ids=lambda words: " ".join(words) or "brics")
+@pytest.mark.parametrize("words", [[], ["eval"], ["plot"], ["launch"], *COMMANDS],
+                         ids=lambda words: " ".join(words) or "brics")
 def test_help(words: list[str], fork: Server, tmp_path: Path) -> None:
     done = fork(tmp_path, *words, "--help")
     assert (done.code, done.err) == (0, "")
@@ -973,6 +973,37 @@ def test_a_recipe_of_the_paper_dry(fork: Server, tmp_path: Path) -> None:
 def test_names_of_files_do_not_drive_the_terminal(fork: Server, tmp_path: Path) -> None:
     done = fork(tmp_path, "prepare", "folder", "--resolution", "16", "--from", "a\x1b[2Jb")
     assert done.code == 3 and "\x1b" not in done.err and "a\\x1b[2Jb" in done.err
+
+
+FULL = ("brics: standard output: could not be written: No space left on device. See to that, then run the command "
+        "again.\n")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize(("words", "where", "code", "said"), [
+    ("--version", ">/dev/full", 1, FULL), ("--help", ">/dev/full", 1, FULL), ("--version", ">&-", 0, ""),
+    ("train-ae --recipe nowhere.yaml", "2>/dev/full", 2, ""), ("train-ae --recipe nowhere.yaml", "2>&-", 2, "")])
+def test_an_output_that_is_full_or_gone(tmp_path: Path, words: str, where: str, code: int, said: str, buffered: str
+                                        ) -> None:
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m bricscli {words} {where}"], cwd=tmp_path,
+                          env=environment(tmp_path) | {"PYTHONUNBUFFERED": buffered}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_is_gone(tmp_path: Path, buffered: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "bricscli", "--help"], cwd=tmp_path, stdout=write, timeout=60,
+                          stderr=subprocess.PIPE, env=environment(tmp_path) | {"PYTHONUNBUFFERED": buffered})
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_secrets_of_addresses_are_not_repeated(fork: Server, tmp_path: Path) -> None:
+    done = fork(tmp_path, "report", "https://user:pw@host/x?X-Amz-Signature=5ec7e7")
+    assert done.code == 3 and done.err.startswith("brics: https:/host/x?***: no such run."), done.err
+    assert "pw" not in done.err and "5ec7e7" not in done.err
 
 
 def test_weights_that_are_not_what_they_claim(world: World, fork: Server, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ Determinism = Annotated[Literal["fast", "exact"], typer.Option(
          "computed and summed in one order. fast: by rounding alone not the same.")]
 SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds between checkpoints; one is saved at "
                                                                           "the end and on Ctrl-C anyway.")]
+AllowDrift = Annotated[bool, typer.Option("--allow-drift", help="Go on with a run although brics, torch or the device "
+                                          "is another than before; run.json notes since which step.")]
 Checkpoint = Annotated[str | None, typer.Option(metavar="STEP|DIGEST", help="A checkpoint of the autoencoder, as "
                                                 "step-0001000 or the first digits of its digest (default: newest).")]
 

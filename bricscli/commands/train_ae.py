@@ -22,6 +22,7 @@ def train_ae(
     dry_run: options.DryRun = False,
     save_every: options.SaveEvery = 600.0,
     allow_host: options.AllowHost = [],  # noqa: B006
+    allow_drift: options.AllowDrift = False,
     device: options.Device = "auto",
     devices: options.Devices = None,
     determinism: options.Determinism = "fast",
@@ -57,4 +58,4 @@ def train_ae(
         with world.together():
             images = Path(options.at_hand(data, allow_host, partial(check_images, recipe=resolved)))
         say_trained(train_autoencoder(resolved, images, run, device=world.device, start=start, overrides=overrides,
-                                      save_every=save_every, world=world))
+                                      save_every=save_every, allow_drift=allow_drift, world=world))

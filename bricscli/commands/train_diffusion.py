@@ -23,6 +23,7 @@ def train_diffusion(
     dry_run: options.DryRun = False,
     checkpoint: options.Checkpoint = None,
     save_every: options.SaveEvery = 600.0,
+    allow_drift: options.AllowDrift = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the denoiser (torch.compile): a minute or two "
                                           "before the first step; on a CPU it needs a C++ compiler.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Keep the denoiser's numbers channels last in "
@@ -67,5 +68,6 @@ def train_diffusion(
         with world.together():
             images = Path(options.at_hand(data, allow_host)) if data else None
         say_trained(train_denoiser(resolved, autoencoder, run, device=world.device, checkpoint=checkpoint, start=start,
-                                   data=images, overrides=overrides, save_every=save_every, world=world,
-                                   acceleration=Acceleration(compile, channels_last, gradient_checkpointing)))
+                                   data=images, overrides=overrides, save_every=save_every, allow_drift=allow_drift,
+                                   acceleration=Acceleration(compile, channels_last, gradient_checkpointing),
+                                   world=world))

@@ -56,6 +56,12 @@ class World:
         """Whether this process has to be there when the model is used outside of a step: for saving, for a preview."""
         return self.first or self.sharded
 
+    @property
+    def words(self) -> list[str]:
+        """Options with which a command is such a world again, on one machine."""
+        return [*(["--devices", str(self.size)] if self.size > 1 else []),
+                *(["--determinism", "exact"] if self.exact else []), *(["--shard"] if self.sharded else [])]
+
     def rows(self, batch_size: int) -> range:
         """Which rows of every batch are this process's: neighbours, as many as anybody's."""
         count = batch_size // self.size

@@ -20,6 +20,12 @@ class Plot:
     limits: tuple[float, float] | None = field(default=None)
 
 
+_SETBACKS = (
+    Plot("Steps that were not finite", "In a row: they moved nothing; at four the run went back.",
+         {"skipped": "in a row"}, logarithmic=False, exact=True),
+    Plot("Returns", "Images seen by the weights that the run went back to.", {"rolled_back_to": "images seen"},
+         logarithmic=False, exact=True),
+)
 PLOTS: Mapping[str, tuple[Plot, ...]] = {
     "autoencoder": (
         Plot("Loss", "What is minimised: the weighted sum of all terms.", {"loss": "weighted sum"}),
@@ -45,6 +51,7 @@ PLOTS: Mapping[str, tuple[Plot, ...]] = {
              {"entries_used": "entries used"}, logarithmic=False, limits=(0, 1.03)),
         Plot("Feature grid entries hit", "Share of those that a key can reach, by the images on the preview sheets.",
              {"entries_hit": "entries hit"}, logarithmic=False, exact=True, limits=(0, 1.03)),
+        *_SETBACKS,
     ),
     "diffusion": (
         Plot("Loss", "Weighted squared error of what the denoiser predicts, and what is added to it.",
@@ -52,6 +59,7 @@ PLOTS: Mapping[str, tuple[Plot, ...]] = {
         Plot("Latent perceptual loss", "On the decoder's features, before its weight.",
              {"latent_perceptual": "latent perceptual"}),
         Plot("Gradient norm", "Before clipping.", {"gradient": "denoiser"}),
+        *_SETBACKS,
     ),
 }
 

@@ -190,6 +190,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def step_of(path: Path) -> int:
+    """The steps that were done when a checkpoint was made, by its name."""
+    return int(path.name.removeprefix("step-"))
+
+
 def find_checkpoint(folder: Path, name: str) -> Path:
     """The checkpoint whose digest begins with `name`, or whose folder has that name. Raises DataError if not just one.
 

@@ -31,6 +31,7 @@ class RunDirectory:
         self.lock_path = self.path / LOCK
         self.autoencoder_path = self.path / "autoencoder.safetensors"  #: a diffusion run's: the weights it decodes with
         self.checkpoints = self.path / "checkpoints"
+        self.start = self.path / "start"  #: until there is a milestone: the weights that training began with
         self.sheets = self.path / "sheets"
         self.codes = self.path / "codes"
         self.samples = self.path / "samples"
@@ -98,7 +99,7 @@ class RunDirectory:
         Also removes what killed processes left behind.
         """
         with lock_folder(self.path):
-            for folder in (self.checkpoints, self.sheets, self.evals):
+            for folder in (self.checkpoints, self.start, self.sheets, self.evals):
                 files.sweep(folder)
             yield
 

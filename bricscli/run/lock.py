@@ -3,8 +3,9 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bricscli import files
@@ -19,9 +20,12 @@ _locks: set[int] = set()
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keeps others out of `folder` for as long as the block or this process lives. Raises BricsError if one is in.
 
-    Also removes what killed processes left behind in it.
+    Also removes what killed processes left behind in it. Raises BricsError where the disk is full or refuses as well.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise files.disk_error(folder / LOCK, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -31,7 +35,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
     _locks.add(descriptor)
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S%z")
+        with suppress(OSError):  # a full disk: the lock holds all the same, but without a name
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
         files.sweep(folder)
         yield
     finally:

@@ -7,10 +7,11 @@ one. Lines are appended; the one rewrite, on resuming, is by a temporary file an
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 #: Between two progress lines where there is no terminal.
 PLAIN_SECONDS = 10.0
+#: An address in a text (a `Path` has lost one of its slashes): scheme, who asks, the place, and what comes after it but
+#: the marks that end a sentence.
+_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*:/{1,2})(?:[^\s/?#]*@)?([^\s?#'\"<>]*)"
+                      r"([?#][^\s'\"<>]*?(?=[.,:;)\]}]*(?:[\s'\"<>]|$)))?", re.IGNORECASE)
 
 
 def escape(text: str) -> str:
@@ -31,18 +36,33 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+def redact(text: str) -> str:
+    """`text` without what may be secret in an address: who asks (`user:password@`), its query, its fragment."""
+    return _ADDRESS.sub(lambda found: found[1] + found[2] + ("?***" if found[3] else ""), text)
+
+
+def clean(text: str) -> str:
+    """`text` as it may leave this process: without secrets of addresses, and escaped."""
+    return escape(redact(text))
+
+
 def say(text: str) -> None:
     """Prints a result to stdout as it is: no markup, no wrapping, control characters escaped."""
     from rich.console import Console
 
     with _bars_hidden():
-        Console().print(escape(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        Console().print(clean(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Prints `brics: warning: text` to stderr."""
-    with _bars_hidden():
-        print(f"brics: warning: {escape(text)}", file=sys.stderr, flush=True)
+    complain(f"warning: {text}")
+
+
+def complain(text: str) -> None:
+    """Prints `brics: text` to stderr; no work ends because that is full or gone."""
+    with _bars_hidden(), suppress(OSError):
+        print(f"brics: {clean(text)}", file=sys.stderr, flush=True)
 
 
 def track(iterable: Iterable[Item], total: int, description: str, unit: str,
@@ -93,8 +113,9 @@ class Progress:
         parts = [f"{self.done} of {self.total} {self.unit}", f"{rate:.3g} {self.unit}/s"]
         if self.done < self.total and rate > 0:
             parts.append(f"{show_seconds((self.total - self.done) / rate)} left")
-        parts += [escape(note)] if note else []
-        print(f"{self.description}: {', '.join(parts)}", file=sys.stderr, flush=True)
+        parts += [clean(note)] if note else []
+        with suppress(OSError):
+            print(f"{self.description}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import bricscli
+from bricscli.run.log import redact
 
 #: Those whose version can change a number.
 PACKAGES = ("torch", "torchvision", "numpy", "pillow")
@@ -27,8 +28,8 @@ def describe_process() -> dict[str, Any]:
 
 
 def describe_arguments(argv: list[str]) -> list[str]:
-    """The command line with the program's bare name, and `~` for the home folder."""
-    return ["brics", *map(hide_home, argv[1:])]
+    """The command line with the program's bare name, `~` for the home folder, and no secrets of addresses."""
+    return ["brics", *(hide_home(redact(argument)) for argument in argv[1:])]
 
 
 def hide_home(text: str) -> str:

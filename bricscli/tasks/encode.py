@@ -25,7 +25,7 @@ from bricscli.data.shards import Sample, ShardSet, write_shards
 from bricscli.errors import DataError, MismatchError
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import track
-from bricscli.runtime import in_passes
+from bricscli.runtime import in_passes, memory_errors
 from bricscli.tasks.datasets import describe_data, open_images
 from bricscli.tasks.models import LoadedAutoencoder, load_autoencoder
 
@@ -50,7 +50,7 @@ def encode(run: RunDirectory, data: Path, *, device: torch.device, checkpoint: s
     if "classes" in images.header:
         header["classes"] = images.header["classes"]
     files.check_writable(run.path)
-    with run.lock():
+    with run.lock(), memory_errors(device, "End other programs that use it, or choose another --device."):
         existing = _existing(run.codes)
         if existing and all(existing.header.get(key) == value for key, value in header.items()):
             return existing

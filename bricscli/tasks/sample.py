@@ -17,7 +17,7 @@ from bricscli.recipe.diffusion_specs import SamplingSpec
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import Progress, track, warn
 from bricscli.run.provenance import describe_process
-from bricscli.runtime import PASS_WIDTH
+from bricscli.runtime import PASS_WIDTH, memory_errors
 from bricscli.tasks.choices import AS_IN_RECIPE, Asked, check_range, choose_sampling
 from bricscli.tasks.classes import check_conditions
 from bricscli.tasks.draw import ImageBatch, iter_samples, step_levels
@@ -70,7 +70,8 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], devi
         return len(batch.seeds)
 
     batches = iter_samples(denoiser, missing, sampling, device, _whole_passes(batch_size, device), only)
-    with Progress(len(seeds), "sampling", "images", done=len(seeds) - len(missing)) as progress:
+    with (memory_errors(device, "A smaller --batch-size needs less of it."),
+          Progress(len(seeds), "sampling", "images", done=len(seeds) - len(missing)) as progress):
         try:
             with closing(map_behind(save, batches)) as counts:  # or its thread might still be adding
                 for count in counts:

@@ -1,5 +1,6 @@
 """`brics train-ae`: image shards -> autoencoder checkpoints."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -29,12 +30,15 @@ from bricscli.recipe.recipes import AutoencoderRecipe
 from bricscli.recipe.specs import RQSpec
 from bricscli.run.checkpoint import checkpoint_digest, list_checkpoints
 from bricscli.run.directory import RunDirectory
+from bricscli.run.fingerprint import check_fingerprint, take_fingerprint
 from bricscli.run.log import say
 from bricscli.run.provenance import describe_process
-from bricscli.runtime import deterministic_algorithms
+from bricscli.runtime import deterministic_algorithms, memory_errors
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards, open_images
 from bricscli.tasks.second_stage import check_base, check_same_start, load_base
 from bricscli.training.loop import train
+from bricscli.training.recovery import Again
+from bricscli.training.space import LESS_MEMORY, check_room
 from bricscli.training.steps import AutoencoderStep
 
 PREVIEW_IMAGES = 16
@@ -49,6 +53,7 @@ def train_autoencoder(
     start: Path | None = None,
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
+    allow_drift: bool = False,
     world: World | None = None,
 ) -> RunDirectory:
     """Trains, or goes on training, the autoencoder of `recipe` on the train split of `data`, into `run_path`.
@@ -60,7 +65,7 @@ def train_autoencoder(
     does not fit, InterruptedRun on SIGINT.
     """
     world, training = world or World(device=device), recipe.training
-    with ExitStack() as stack:
+    with memory_errors(device, LESS_MEMORY), ExitStack() as stack:
         with world.together():
             check_start(recipe, start, run_path)
             check_codebook(recipe, world)
@@ -72,19 +77,21 @@ def train_autoencoder(
             val = torch.from_numpy(next(in_order(images.split("val"), decode, extension, PREVIEW_IMAGES)))
             reader = stack.enter_context(BatchReader(images.split("train"), decode, extension, training.batch_size,
                                                      training.seed, rows=world.rows(training.batch_size)))
+            step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None,
+                                   first.weights if first else None, world)
         # All that can be wrong with the data has been read by now: only then a run is begun.
+        fingerprint = take_fingerprint(device.type, torch.get_num_threads(), world.describe(training.batch_size))
         with world.together():
             if world.first:
+                check_room(run_path, step, math.ceil(training.images / training.batch_size))
                 run = RunDirectory.create(run_path, recipe, {
                     "kind": recipe.kind, "data": describe_data(images), **({"from": first.record} if first else {}),
-                    "overrides": list(overrides), "device": device.type,
-                    "world": world.describe(training.batch_size), "process": describe_process()})
+                    "overrides": list(overrides), "device": device.type, "fingerprint": fingerprint,
+                    "process": describe_process()})
                 check_same_data(run, images)
                 check_same_start(run, first)
                 stack.enter_context(run.lock())
         run = RunDirectory(run_path)
-        step = AutoencoderStep(recipe, device, perceptual.to(device) if perceptual else None,
-                               first.weights if first else None, world)
 
         def read_batch(number: int) -> tuple[Tensor, Tensor | None]:
             batch, flip = reader.batch(number)
@@ -106,10 +113,15 @@ def train_autoencoder(
             step.averaged.retrieval.free()
             return numbers
 
+        def keys(number: int) -> list[str]:
+            return [reader.split.key(i) for i in reader.indices(number)]
+
+        words = ["train-ae", "--data", str(data), "--device", device.type, *world.words]
+        check = partial(check_fingerprint, run, fingerprint, allow_drift=allow_drift)
         with deterministic_algorithms(device):
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
                   read_batch=read_batch, preview=preview, save_every=save_every,
-                  protect=partial(encoded_checkpoints, run), world=world)
+                  protect=partial(encoded_checkpoints, run), check=check, again=Again(words, keys), world=world)
     return run
 
 

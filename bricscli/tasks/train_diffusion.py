@@ -1,5 +1,6 @@
 """`brics train-diffusion`: shards of key codes or other latents -> denoiser checkpoints."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -23,9 +24,10 @@ from bricscli.recipe.load import dump_recipe, load_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
 from bricscli.run.checkpoint import WEIGHTS
 from bricscli.run.directory import RunDirectory
+from bricscli.run.fingerprint import check_fingerprint, take_fingerprint
 from bricscli.run.log import warn
 from bricscli.run.provenance import describe_process
-from bricscli.runtime import deterministic_algorithms
+from bricscli.runtime import deterministic_algorithms, memory_errors
 from bricscli.tasks.classes import draw_labels, open_labels
 from bricscli.tasks.datasets import check_same_data, describe_data, describe_shards
 from bricscli.tasks.draw import decode_latents, draw_latents, step_levels
@@ -35,6 +37,8 @@ from bricscli.tasks.models import LoadedAutoencoder, Prior, load_autoencoder, re
 from bricscli.tasks.second_stage import FirstStage, check_first_stage, check_same_start, load_first_stage
 from bricscli.training.acceleration import PLAIN, Acceleration
 from bricscli.training.loop import train
+from bricscli.training.recovery import Again
+from bricscli.training.space import LESS_MEMORY, check_room
 from bricscli.training.steps import DiffusionStep
 
 PREVIEW_SEEDS = range(16)
@@ -51,6 +55,7 @@ def train_denoiser(
     data: Path | None = None,
     overrides: Sequence[str] = (),
     save_every: float = 600.0,
+    allow_drift: bool = False,
     acceleration: Acceleration = PLAIN,
     world: World | None = None,
 ) -> RunDirectory:
@@ -63,7 +68,8 @@ def train_denoiser(
     where the processes of `world` cannot share the work.
     """
     world, training = world or World(device=device), recipe.training
-    with ExitStack() as stack:
+    with (memory_errors(device, f"--gradient-checkpointing needs less of it. {LESS_MEMORY}"),
+          ExitStack() as stack):
         with world.together():
             _check_sharding(world, acceleration)
             autoencoder_run = RunDirectory.open(autoencoder_path)
@@ -84,12 +90,14 @@ def train_denoiser(
                     codes, find_images_of(codes, DATA_ROOT, data), recipe, autoencoder, scaling, device,
                     flip=reader.mirrors, rows=reader.rows))
             step = _build_step(recipe, autoencoder, scaling, first, acceleration, device, world)
+        fingerprint = take_fingerprint(device.type, torch.get_num_threads(), world.describe(training.batch_size))
         with world.together():
             if world.first:
+                check_room(run_path, step, math.ceil(training.images / training.batch_size))
                 run = RunDirectory.create(run_path, recipe, {
                     "kind": recipe.kind, **about_codes, **({"from": first.record} if first else {}),
                     "overrides": list(overrides), "device": device.type, "acceleration": asdict(acceleration),
-                    "world": world.describe(training.batch_size), "process": describe_process()})
+                    "fingerprint": fingerprint, "process": describe_process()})
                 check_same_autoencoder(run, autoencoder)
                 check_same_data(run, codes)
                 check_same_start(run, first)
@@ -115,9 +123,17 @@ def train_denoiser(
                 files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
             return {}
 
+        def keys(number: int) -> list[str]:
+            return [reader.split.key(i) for i in reader.indices(number)]
+
+        words = ["train-diffusion", "--autoencoder", str(autoencoder_path), "--checkpoint", autoencoder.digest[:16],
+                 *(["--data", str(data)] if data else []), "--device", device.type, *world.words,
+                 *(f"--{name.replace('_', '-')}" for name, wanted in asdict(acceleration).items() if wanted)]
+        check = partial(check_fingerprint, run, fingerprint, allow_drift=allow_drift)
         with deterministic_algorithms(device):
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
-                  read_batch=read_batch, preview=preview, save_every=save_every, world=world)
+                  read_batch=read_batch, preview=preview, save_every=save_every, check=check,
+                  again=Again(words, keys), world=world)
     return run
 
 

@@ -13,33 +13,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, TypeVarTuple
+from typing import TypeVarTuple
 
-from torch import Tensor
-
-from bricscli.errors import BricsError, InterruptedRun, RecipeError
+from bricscli.errors import InterruptedRun, RecipeError
 from bricscli.parallel.world import ALONE, World
-from bricscli.run.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
+from bricscli.run.checkpoint import latest_checkpoint, load_checkpoint, prune
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import RunLog, say
-from bricscli.training.learner import NonFiniteError
+from bricscli.training.recovery import Again, DivergedRun, Recovery, Setbacks, Step
 
 LOG_LINES = 400  #: of a whole run, in metrics.jsonl
 PREVIEWS = 4  #: sheets of a whole run
 KEPT_CHECKPOINTS = 2
 
 Batch = TypeVarTuple("Batch")
-
-
-class Step(Protocol[*Batch]):
-    """What the loop needs of `training.steps`; a batch is one tensor or several."""
-
-    def __call__(self, step: int, /, *batch: *Batch) -> dict[str, float]: ...
-    def weights(self) -> dict[str, Tensor]: ...
-    def more_averages(self) -> dict[float, dict[str, Tensor]]: ...
-    def training_state(self) -> dict[str, Tensor]: ...
-    def load(self, weights: dict[str, Tensor], training: dict[str, Tensor],
-             averages: Mapping[float, dict[str, Tensor]] = ..., /) -> None: ...
 
 
 class StopRequest:
@@ -77,35 +64,41 @@ def train(
     preview: Callable[[Path], Mapping[str, float]],
     save_every: float = 600.0,
     protect: Callable[[], list[Path]] = list,
+    check: Callable[[int], None] = lambda step: None,
+    again: Again = Again(),  # noqa: B008 (frozen)
     world: World = ALONE,
 ) -> Path:
     """Trains until `images` were seen and returns the last checkpoint; continues where `run` has one.
 
     `read_batch(step)` gives this process's rows of a batch on the right device; `preview(file)` writes a sheet and may
-    return numbers for the log; `save_every` is in seconds; `protect()` names checkpoints that must stay.
+    return numbers for the log; `save_every` is in seconds; `protect()` names checkpoints that must stay; `check(step)`
+    raises where a run must not go on at that step; `again` tells how a step is repeated.
 
     Raises:
         InterruptedRun: SIGINT or SIGTERM came; everything is saved.
-        BricsError: a loss or gradient was not finite; names the last good checkpoint.
+        BricsError: losses or gradients were not finite too often; names the command that shows it.
     """
     last = math.ceil(images / batch_size)
-    first, checkpoint = _resume(step_function, run, world)
+    recovery = Recovery(step_function, run, recipe_text, last=last, batch_size=batch_size, again=again, world=world)
+    first, checkpoint = _resume(step_function, run, recovery, world)
     if first >= last and checkpoint is not None:
+        if world.first:
+            recovery.needed(first)  # or what a process left that was killed just before it was done
         say(f"{run.path}: already trained ({first * batch_size} images seen).")
         return checkpoint
+    with world.together():
+        if world.first:
+            check(first)
     log_steps = max(1, last // LOG_LINES)
     preview_steps = {math.ceil(last * i / PREVIEWS) for i in range(1, PREVIEWS + 1)}
 
     def save(step: int) -> Path:
-        path = None
+        learned, path = recovery.learned(), None
         with world.together():
-            if world.acts:
-                learned = step_function.weights(), step_function.training_state(), step_function.more_averages()
-            if log is not None:
+            if log is not None and learned is not None:
                 log.sync()
-                path = save_checkpoint(run.checkpoints, step, learned[0], learned[1],
-                                       {"step": step, "images_seen": step * batch_size}, recipe_text, learned[2])
-                prune(run.checkpoints, KEPT_CHECKPOINTS, protect())
+                path = recovery.save(run.checkpoints, step, learned)
+                prune(run.checkpoints, KEPT_CHECKPOINTS, [*protect(), *recovery.needed(step)])
         return Path(world.told(str(path)))
 
     with ExitStack() as stack:
@@ -114,19 +107,24 @@ def train(
             if world.first:
                 log = stack.enter_context(RunLog(run, last * batch_size, first * batch_size))
         saved = time.monotonic()
+        if checkpoint is None:
+            with world.together():
+                recovery.begin()
         for step in range(first, last):
+            batch = read_batch(step)
             try:
-                numbers = step_function(step, *read_batch(step))
-            except NonFiniteError as error:
+                numbers = recovery.take(step, batch)
+            except DivergedRun as error:
                 with world.together():
-                    raise _not_finite(run, error, step, batch_size) from None
+                    raise error
             done, seen = step + 1, (step + 1) * batch_size
             if done in preview_steps and world.acts:
                 numbers |= preview(run.sheets / f"{seen:09d}.png")
             if log is not None:
-                (log.log if done in preview_steps or step % log_steps == 0 else log.show)(seen, numbers)
+                logged = done in preview_steps or step % log_steps == 0 or "skipped" in numbers
+                (log.log if logged else log.show)(seen, numbers)
             stopped, due = world.any(stop.requested, world.first and time.monotonic() - saved > save_every)
-            if stopped or due or done == last:
+            if stopped or due or recovery.is_due(done):
                 checkpoint, saved = save(done), time.monotonic()
             if stopped:
                 with world.together():
@@ -136,7 +134,8 @@ def train(
     return checkpoint
 
 
-def _resume(step_function: Step[*Batch], run: RunDirectory, world: World) -> tuple[int, Path | None]:
+def _resume(step_function: Step[*Batch], run: RunDirectory, recovery: Recovery[*Batch], world: World
+            ) -> tuple[int, Path | None]:
     """All processes go on from the checkpoint that the first one finds."""
     found = None
     with world.together():
@@ -153,12 +152,7 @@ def _resume(step_function: Step[*Batch], run: RunDirectory, world: World) -> tup
             step_function.load(checkpoint.weights, checkpoint.training, checkpoint.averages)
         except RuntimeError:  # the recipe is equal, so the program must be another
             raise RecipeError(f"{path}: was written by a brics with other layers. Choose another --run.") from None
+    recovery.setbacks = Setbacks.read(checkpoint.state)
     say(f"{run.path}: goes on after {checkpoint.state['images_seen']} images.")
     return checkpoint.step, path
 
-
-def _not_finite(run: RunDirectory, error: NonFiniteError, step: int, batch_size: int) -> BricsError:
-    good = latest_checkpoint(run.checkpoints)
-    kept = f"The last good checkpoint is {good}" if good else "There is no checkpoint before it"
-    return BricsError(f"{run.path}: the {error} is not finite at step {step} ({step * batch_size} images seen). "
-                      f"{kept}; in another --run a smaller training.learning_rate may help.")

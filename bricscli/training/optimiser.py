@@ -35,6 +35,7 @@ def optimiser_tensors(optimiser: Optimizer, module: nn.Module, prefix: str) -> d
 def load_optimiser_tensors(optimiser: Optimizer, module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
     """The inverse of `optimiser_tensors`, laid out as the parameters; those that had no state get none."""
     for name, parameter in module.named_parameters():
+        optimiser.state.pop(parameter, None)
         keys = {key: f"{prefix}.{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
         if keys["step"] in tensors:
             optimiser.state[parameter] = {

@@ -151,6 +151,9 @@ class AutoencoderStep:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.training.precision == "bf16")
 
+    def players(self) -> list[Learner[Any]]:
+        return [self.generator, *([self.critic] if self.critic else [])]
+
     def weights(self) -> dict[str, Tensor]:
         return self.generator.weights()
 
@@ -275,6 +278,9 @@ class DiffusionStep:
         term = self.perceptual(clean, predicted, denoised.noise_to_data)
         log.add(denoising=denoised.loss, latent_perceptual=term)
         return denoised.loss + self.recipe.latent_perceptual.weight * term
+
+    def players(self) -> list[Learner[Any]]:
+        return [self.denoiser]
 
     def weights(self) -> dict[str, Tensor]:
         return self.denoiser.weights()

@@ -146,7 +146,8 @@ def test_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> None:
     assert holder.stdout
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BricsError, match=f"a: is in use by process {holder.pid} on .*Wait") as caught, run.lock():
+        name = rf"a: is in use by process {holder.pid} on .* since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d.*\. Wait"
+        with pytest.raises(BricsError, match=name) as caught, run.lock():
             raise AssertionError("two processes in one run")
         assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
         holder.kill()
@@ -156,6 +157,13 @@ def test_second_process_is_refused_until_the_first_dies(tmp_path: Path) -> None:
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
         holder.stdout.close()
+
+
+def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    run = create(tmp_path / "a")
+    run.lock_path.mkdir()
+    with pytest.raises(BricsError, match=r"run\.lock: could not be written: Is a directory"), run.lock():
+        pass
 
 
 def test_lock_is_released_and_its_owner_forgotten(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bricscli.errors import BricsError, DataError
 from bricscli.recipe.load import recipe_from_dict
 from bricscli.run.directory import RunDirectory
-from bricscli.run.log import RunLog, read_metrics, say, show_seconds, track, warn
+from bricscli.run.log import Progress, RunLog, read_metrics, redact, say, show_seconds, track, warn
 
 
 class Terminal(io.StringIO):
@@ -43,6 +43,36 @@ def test_say_prints_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 def test_warn_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     warn("x\x07: is odd.")
     assert capsys.readouterr() == ("", "brics: warning: x\\x07: is odd.\n")
+
+
+SIGNED = "https://user:pw@host.org/x/y.tar?X-Amz-Signature=5ec7e7&b=c#pw"
+
+
+@pytest.mark.parametrize(("text", "left"), [
+    (SIGNED, "https://host.org/x/y.tar?***"),
+    (f"{SIGNED}: is gone. See {SIGNED}.", "https://host.org/x/y.tar?***: is gone. See https://host.org/x/y.tar?***."),
+    (f"a '{SIGNED}' (or {SIGNED}), [{SIGNED}]", "a 'https://host.org/x/y.tar?***' (or https://host.org/x/y.tar?***), "
+                                                "[https://host.org/x/y.tar?***]"),
+    ("HTTPS://KEY@HOST/X", "HTTPS://HOST/X"), ("s3://id:p@ss@bucket/a", "s3://bucket/a"),
+    ("https://host/a@b/c", "https://host/a@b/c"), ("https://host/x#token", "https://host/x?***"),
+    ("https://host?sig=1", "https://host?***"), ("--data=https://u:p@h/x", "--data=https://h/x"),
+    ("https://host/x.", "https://host/x."), ("a@b.org asks: really?", "a@b.org asks: really?"),
+    ("https:/u:p@h/x?s: no such run", "https:/h/x?***: no such run"), ("in a/b:/c", "in a/b:/c"),
+    ("file:///data/x?y", "file:///data/x?***")])
+def test_secrets_of_addresses(text: str, left: str) -> None:
+    assert redact(text) == left
+    assert redact(left) == left
+
+
+def test_nothing_said_holds_a_secret(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    say(SIGNED)
+    warn(SIGNED)
+    with Progress(3, "reading", "files") as progress:
+        clock[0] += 99
+        progress.show(1, SIGNED)
+    said = "".join(capsys.readouterr())
+    assert said.count("https://host.org/x/y.tar?***") == 3
+    assert "pw" not in said and "5ec7e7" not in said and "user" not in said
 
 
 def test_track_passes_on_and_is_silent_when_quick(capsys: pytest.CaptureFixture[str]) -> None:

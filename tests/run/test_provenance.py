@@ -50,6 +50,11 @@ def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert provenance._describe_checkout(tmp_path) == {"commit": None, "modified": None}
 
 
+def test_no_secrets_of_addresses() -> None:
+    assert provenance.describe_arguments(["brics", "--data", "https://user:pw@host/x?X-Amz-Signature=5ec7e7"]) == [
+        "brics", "--data", "https://host/x?***"]
+
+
 def test_home_at_the_root_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/")
     assert provenance.describe_arguments(["brics", "/data/x"]) == ["brics", "/data/x"]
