@@ -140,8 +140,8 @@ class World:
         if self.size not in sizes:
             how = "in exact mode on" if self.exact else "on"
             raise RecipeError(f"training.batch_size: a batch of {batch_size} can be computed {how} "
-                              f"{', '.join(map(str, sizes))} processes, not on {self.size}. Start as many as that, "
-                              "or change it.")
+                              f"{', '.join(map(str, sizes))} process{'es' if len(sizes) > 1 else ''}, not on "
+                              f"{self.size}. Start as many as that, or change it.")
         if self.size > 1 and samples < batch_size:
             raise RecipeError(f"training.batch_size: {self.size} processes need a batch of different samples, "
                               f"{batch_size}, and there are {samples} to train on. Prepare more, or lower it.")
