@@ -268,6 +268,17 @@ def test_eval_spectrum(world: World) -> None:
         assert plot.format == "PNG"
 
 
+def test_verify(world: World, fork: Server) -> None:
+    """All that the usual way left is as it was written; every one of several problems is a line."""
+    before = snapshot(world.path)
+    for path, says in (("data/toy", "images, 2 shards with 60 samples, 120 files"), ("runs/toy", "key codes, 2 shards"),
+                       ("runs/toy-diffusion", "/evals: 3 files"), ("samples", "samples: 12 samples")):
+        done = fork(world.path, "verify", path)
+        assert done.code == 0 and says in done.out and done.out.endswith("\nall as written\n"), done
+    assert "were not read" in fork(world.path, "verify", "samples", "--quick").out
+    assert snapshot(world.path) == before
+
+
 def test_a_second_stage(world: World, fork: Server, tmp_path: Path) -> None:
     """Through the words: trained --from the first, and told to be; another denoiser is refused in one line."""
     runs = world.path / "runs"
@@ -679,6 +690,9 @@ WRONG: list[tuple[list[str], int, str]] = [
     ([*TRAIN, "--data", "empty", "--run", "new"], 3, "empty: no prepared data set"),
     ([*TRAIN, "--data", "other", "--run", "new"], 3, "other: no prepared data set"),
     ([*TRAIN, "--data", "data/damaged", "--run", "new"], 3, "train-00000.tar: truncated"),
+    (["verify", "data/damaged", "--quick"], 3, "train-00000.tar: truncated"),
+    (["verify", "damaged-samples"], 3, "damaged-samples/manifest.json: not a manifest"),
+    (["verify", "nowhere"], 3, "nowhere: no such file or folder. Choose a data set, a run"),
     ([*TRAIN, "--data", "runs/toy/codes", "--run", "new"], 3, "holds key_codes"),
     ([*TRAIN, "--run", "in-the-way"], 3, "in-the-way: "),
     ([*TRAIN, "--run", "in-the-way/deep"], 3, "in-the-way.*: cannot be written"),

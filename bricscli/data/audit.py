@@ -16,7 +16,7 @@ _HIDDEN = "."
 
 
 def iter_shard_problems(folder: Path, shard: Shard, *, quick: bool = False) -> Iterator[str]:
-    """A line for each thing that is wrong with a shard, with the names of the files in it; quick: by its length."""
+    """Where and what, for each thing that is wrong with a shard, naming files in it; quick: by its length alone."""
     path = folder / shard.name
     try:
         size = path.stat().st_size
@@ -35,7 +35,7 @@ def iter_strangers(folder: Path, listed: Collection[str]) -> Iterator[str]:
     """A line for each thing in a folder that its manifest does not know."""
     for entry in sorted(folder.iterdir()):
         if entry.name not in listed and not entry.name.startswith(_HIDDEN):
-            yield f"{entry}: belongs to nothing in {MANIFEST}"
+            yield f"{entry}: belongs to nothing in {MANIFEST}. Move it elsewhere."
 
 
 class _Walk:

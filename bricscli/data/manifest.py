@@ -82,8 +82,14 @@ def write_manifest(folder: Path, header: Mapping[str, Any], shards: list[Shard])
         head["index"], data = pack([shard.contents for shard in shards])
         files.write_bytes(folder / head["index"]["name"], data)
     files.write_text(folder / MANIFEST, _manifest(head, shards))
+    remove_other_indexes(folder, head)
+
+
+def remove_other_indexes(folder: Path, header: Mapping[str, Any]) -> None:
+    """All but the one that the header of the folder's manifest names: of before, or of a process that was killed."""
+    named = header["index"]["name"] if "index" in header else None
     for other in folder.glob("index-*.bin"):
-        if INDEX_NAME.fullmatch(other.name) and (not shards or other.name != head["index"]["name"]):
+        if INDEX_NAME.fullmatch(other.name) and other.name != named:
             other.unlink(missing_ok=True)
 
 

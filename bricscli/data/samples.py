@@ -24,6 +24,7 @@ import numpy as np
 
 from bricscli import files
 from bricscli.data.images import ImageError, Pixels, decode_image, is_whole_png
+from bricscli.data.manifest import remove_other_indexes
 from bricscli.data.ranges import read_ranges, show_ranges, singles
 from bricscli.data.shards import MANIFEST, Shard, Split, read_manifest, write_manifest, write_tar
 from bricscli.errors import BricsError, DataError
@@ -78,6 +79,8 @@ class SampleFolder(ABC):
             if versions not in header["versions"]:
                 header["versions"].append(dict(versions))
                 write_manifest(path, header, shards)
+            else:
+                remove_other_indexes(path, header)
         return SampleFolder.open(path)
 
     @staticmethod

@@ -17,7 +17,7 @@ from bricscli.data.audit import iter_shard_problems, iter_strangers
 from bricscli.data.filled import KIND as FILLED
 from bricscli.data.filled import FilledFolder
 from bricscli.data.images import ImageError, load_image
-from bricscli.data.manifest import MANIFEST, Shard, read_manifest
+from bricscli.data.manifest import AGAIN, MANIFEST, Shard, read_manifest
 from bricscli.data.samples import SampleFolder, sample_key
 from bricscli.errors import BricsError, DataError
 from bricscli.run.checkpoint import checkpoint_digest, is_checkpoint, iter_damage, list_checkpoints
@@ -27,6 +27,11 @@ from bricscli.run.log import read_metrics, track
 THREADS = 4
 #: Where `brics eval` keeps statistics of a data set, in its folder.
 STATISTICS = "statistics"
+#: The endings of what `_verify_file` reads.
+RESULTS = {".json", ".png", ".safetensors"}
+#: What to do, by what is wrong.
+DRAW, FILL = ("The same `brics sample` again draws what is damaged.", "The same `brics inpaint` again fills it.")
+TRAIN, PUT_BACK = "Choose another checkpoint, or train again.", "Put the right file back."
 
 Item = TypeVar("Item")
 
@@ -80,21 +85,21 @@ def _verify_folder(path: Path, quick: bool) -> Iterator[Checked]:
 
 
 def _verify_shards(path: Path, header: dict[str, Any], shards: list[Shard], quick: bool) -> Checked:
-    problems = [*_shard_problems(path, shards, quick), *_strangers(path, header, [shard.name for shard in shards])]
+    problems = [*_shard_problems(path, shards, quick, AGAIN), *_strangers(path, header, [s.name for s in shards])]
     samples = sum(shard.samples for shard in shards)
     members = sum(shard.contents.table.size for shard in shards)
     return Checked(path, f"{str(header['kind']).replace('_', ' ')}, {len(shards)} shards with {samples} samples, "
                    f"{members} files", sum(shard.bytes for shard in shards), tuple(problems))
 
 
-def _shard_problems(path: Path, shards: list[Shard], quick: bool) -> Iterator[str]:
+def _shard_problems(path: Path, shards: list[Shard], quick: bool, advice: str) -> Iterator[str]:
     def check(shard: Shard) -> list[str]:
         return list(iter_shard_problems(path, shard, quick=quick))
 
     total = sum(shard.samples for shard in shards)
     for _, problems in track(_in_threads(check, shards), total, f"reading {path.name}", "samples",
                              size=lambda pair: pair[0].samples):
-        yield from problems
+        yield from (f"{problem}. {advice}" for problem in problems)
 
 
 def _strangers(path: Path, header: dict[str, Any], names: Iterable[str]) -> Iterator[str]:
@@ -105,7 +110,8 @@ def _strangers(path: Path, header: dict[str, Any], names: Iterable[str]) -> Iter
 def _verify_samples(folder: SampleFolder, shards: list[Shard], quick: bool) -> Checked:
     path, found = folder.path, f"{len(folder.seeds)} samples"
     if shards:
-        problems = [*_shard_problems(path, shards, quick), *_strangers(path, folder.header, [s.name for s in shards])]
+        names = [shard.name for shard in shards]
+        problems = [*_shard_problems(path, shards, quick, DRAW), *_strangers(path, folder.header, names)]
         return Checked(path, f"{found} in {len(shards)} shards", sum(s.bytes for s in shards), tuple(problems))
     pictures = [path / f"{sample_key(seed)}.png" for seed in folder.seeds]
 
@@ -121,8 +127,8 @@ def _verify_samples(folder: SampleFolder, shards: list[Shard], quick: bool) -> C
 def _sample_problem(folder: SampleFolder, seed: int, quick: bool) -> str | None:
     path = folder.path / f"{sample_key(seed)}.png"
     if not path.is_file():
-        return f"{path}: listed in {MANIFEST}, but it is missing"
-    return None if quick or folder.holds(seed) else f"{path}: damaged"
+        return f"{path}: listed in {MANIFEST}, but it is missing. {DRAW}"
+    return None if quick or folder.holds(seed) else f"{path}: damaged. {DRAW}"
 
 
 def _verify_filled(folder: FilledFolder, quick: bool) -> Checked:
@@ -131,9 +137,9 @@ def _verify_filled(folder: FilledFolder, quick: bool) -> Checked:
     problems = []
     for variant, picture in track(zip(variants, pictures, strict=True), len(variants), folder.path.name, "pictures"):
         if not picture.is_file():
-            problems.append(f"{picture}: listed in {MANIFEST}, but it is missing")
+            problems.append(f"{picture}: listed in {MANIFEST}, but it is missing. {FILL}")
         elif not quick and not folder.holds(*variant):
-            problems.append(f"{picture}: damaged (its SHA-256 differs from the manifest's)")
+            problems.append(f"{picture}: damaged (its SHA-256 differs from the manifest's). {FILL}")
     problems += _strangers(folder.path, folder.header, [picture.name for picture in pictures])
     return Checked(folder.path, f"{len(pictures)} filled pictures", _size(pictures), tuple(problems))
 
@@ -160,8 +166,8 @@ def _verify_run(run: RunDirectory, quick: bool) -> Iterator[Checked]:
 
 
 def _verify_checkpoint(path: Path, quick: bool) -> Checked:
-    there = [file for file in path.iterdir() if file.is_file()]
-    problems = [f"{path}: {reason}" for reason in iter_damage(path, quick=quick)]
+    there = [file for file in path.glob("*") if file.is_file()]
+    problems = [f"{path}: {reason}. {TRAIN}" for reason in iter_damage(path, quick=quick)]
     try:
         listed = set(json.loads((path / MANIFEST).read_text("utf-8"))["files"])
         problems += iter_strangers(path, {MANIFEST, *listed})
@@ -179,9 +185,9 @@ def _verify_autoencoder(run: RunDirectory, quick: bool) -> Checked | None:
     path = run.autoencoder_path
     if not path.is_file():
         begun = bool(list_checkpoints(run.checkpoints))
-        return Checked(path, "autoencoder", 0, (f"{path}: is missing",)) if begun else None
+        return Checked(path, "autoencoder", 0, (f"{path}: is missing. {PUT_BACK}",)) if begun else None
     damaged = not quick and files.sha256_file(path) != wanted
-    problem = (f"{path}: damaged, or another autoencoder's (its SHA-256 differs from that in run.json)",)
+    problem = (f"{path}: damaged, or another autoencoder's (its SHA-256 is not that in run.json). {PUT_BACK}",)
     return Checked(path, "autoencoder", _size([path]), problem if damaged else ())
 
 
@@ -193,13 +199,13 @@ def _verify_origin(run: RunDirectory) -> Checked | None:
         return None  # said already
     if digest in map(checkpoint_digest, list_checkpoints(run.checkpoints)):
         return None
-    return Checked(run.codes, "where the codes are from", 0,
-                   (f"{run.codes}: was encoded by checkpoint {str(digest)[:8]}, which the run has not",))
+    problem = f"was encoded by checkpoint {str(digest)[:8]}, which the run has not. Run `brics encode` again."
+    return Checked(run.codes, "where the codes are from", 0, (f"{run.codes}: {problem}",))
 
 
 def _verify_results(path: Path) -> Checked:
-    """JSON, pictures and statistics of one folder."""
-    there = [entry for entry in sorted(path.iterdir()) if entry.is_file() and not entry.name.startswith(".")]
+    """JSON, pictures and statistics of one folder; others may lie among them."""
+    there = [entry for entry in sorted(path.iterdir()) if entry.suffix in RESULTS and not entry.name.startswith(".")]
     problems = [problem for file in there for problem in _verify_file(file).problems]
     return Checked(path, f"{len(there)} files", _size(there), tuple(problems))
 
@@ -214,7 +220,7 @@ def _verify_file(path: Path) -> Checked:
             from bricscli.tasks.eval.references import read_statistics  # imports torch
 
             return _attempt(path, "statistics", lambda: read_statistics(path))
-    return Checked(path, "file", _size([path]), (f"{path}: is nothing that brics wrote",))
+    raise DataError(f"{path}: is nothing that brics wrote. Choose a result, a picture or statistics.")
 
 
 def _read_result(path: Path) -> None:
@@ -230,11 +236,11 @@ def _attempt(path: Path, what: str, read: Callable[[], object]) -> Checked:
     except BricsError as error:
         problems = error.lines
     except OSError as error:
-        problems = [f"{path}: cannot be read ({error.strerror})"]
+        problems = [f"{path}: cannot be read ({error.strerror}). {PUT_BACK}"]
     except ImageError as error:
-        problems = [f"{path}: {error}"]
+        problems = [f"{path}: {error}. Make it again."]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        problems = [f"{path}: damaged: not what a {what} is like"]
+        problems = [f"{path}: damaged: not what a {what} is like. Make it again."]
     return Checked(path, what, _size([path]), tuple(problems))
 
 

@@ -148,6 +148,26 @@ def test_killed_between_a_file_and_the_manifest(tmp_path: Path, monkeypatch: pyt
         path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
 
 
+def test_an_index_of_a_killed_process_goes(tmp_path: Path) -> None:
+    """Killed before the manifest named it, or before the one of before was removed: the same command again mends it."""
+    fill(tmp_path, "shards", range(12))
+    (index,) = tmp_path.glob("index-*")
+    (tmp_path / "index-0123456789abcdef.bin").write_bytes(index.read_bytes())
+    create(tmp_path, "shards")
+    assert list(tmp_path.glob("index-*")) == [index]
+
+
+def test_shards_of_schema_1_are_continued(tmp_path: Path) -> None:
+    """Their manifest had no index."""
+    header, shards = read_manifest(fill(tmp_path, "shards", range(12)).path)
+    old = {key: value for key, value in header.items() if key != "index"} | {"schema": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(old | {"shards": [shard.as_json() for shard in shards]}))
+    next(tmp_path.glob("index-*")).unlink()
+    SampleFolder.create(tmp_path, settings("shards"), {"torch": "3"})
+    assert fill(tmp_path, "shards", range(12, 20)).seeds == list(range(20))
+    ShardSet.open(tmp_path).verify()
+
+
 def draw_some(path: Path, format: str, seeds: Sequence[int]) -> None:
     samples.SEEDS_PER_SHARD = 8
     fill(path, format, seeds)

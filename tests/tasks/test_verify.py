@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from bricscli.run.checkpoint import latest_checkpoint, list_checkpoints, save_ch
 from bricscli.run.directory import RunDirectory
 from bricscli.tasks.encode import encode
 from bricscli.tasks.sample import sample_to_folder
-from bricscli.tasks.verify import verify
+from bricscli.tasks.verify import TRAIN, verify
 
 Trained = Any  # tests/tasks/conftest.py
 CPU = torch.device("cpu")
@@ -76,7 +77,7 @@ def test_every_flip_of_a_checkpoint_is_named(checkpoint: Path, name: str) -> Non
         path.write_bytes(data)
         assert problems(checkpoint)[0].startswith(f"{checkpoint}: {name} is damaged")
     path.unlink()
-    assert problems(checkpoint) == [f"{checkpoint}: {name} is missing"]
+    assert problems(checkpoint) == [f"{checkpoint}: {name} is missing. {TRAIN}"]
 
 
 @pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
@@ -92,7 +93,8 @@ def test_every_flip_of_a_checkpoints_manifest(checkpoint: Path, every: int) -> N
 def test_what_else_can_be_wrong_with_a_checkpoint(checkpoint: Path) -> None:
     other = save_checkpoint(checkpoint.parent, 20, {"a": torch.ones(3)}, {"b": torch.ones(2)}, {"step": 20}, "kind: x")
     (checkpoint / "more.safetensors").write_bytes(b"")
-    assert problems(checkpoint) == [f"{checkpoint / 'more.safetensors'}: belongs to nothing in manifest.json"]
+    (line,) = problems(checkpoint)
+    assert line == f"{checkpoint / 'more.safetensors'}: belongs to nothing in manifest.json. Move it elsewhere."
     (checkpoint / "more.safetensors").unlink()
     shutil.copy(other / "weights.safetensors", checkpoint / "weights.safetensors")
     assert ["weights.safetensors is damaged" in line for line in problems(checkpoint)] == [True]
@@ -101,9 +103,9 @@ def test_what_else_can_be_wrong_with_a_checkpoint(checkpoint: Path) -> None:
     assert problems(checkpoint.parent) == problems(checkpoint), "a folder of checkpoints"
     shutil.rmtree(checkpoint)
     shutil.copytree(other, checkpoint)
-    assert problems(checkpoint) == [f"{checkpoint}: manifest.json is damaged (it is of step 20)"]
+    assert problems(checkpoint) == [f"{checkpoint}: manifest.json is damaged (it is of step 20). {TRAIN}"]
     (checkpoint / "manifest.json").unlink()
-    assert f"{checkpoint}: manifest.json is missing" in problems(checkpoint)
+    assert f"{checkpoint}: manifest.json is missing. {TRAIN}" in problems(checkpoint)
 
 
 @pytest.fixture(params=["png", "shards"])
@@ -137,7 +139,7 @@ def test_what_else_can_be_wrong_with_samples(drawn: Path) -> None:
     one.write_bytes(data)
     added = drawn / f"added{one.suffix}"
     added.write_bytes(second)
-    assert problems(drawn) == [f"{added}: belongs to nothing in manifest.json"]
+    assert problems(drawn) == [f"{added}: belongs to nothing in manifest.json. Move it elsewhere."]
     added.unlink()
     assert problems(drawn) == []
     if one.suffix == ".tar":  # a PNG says of itself whose it is
@@ -160,7 +162,7 @@ def test_filled_pictures(tmp_path: Path) -> None:
     (folder.path / "a-1.png").write_bytes(png(1))
     (folder.path / "a-2.png").unlink()
     (folder.path / "b-1.png").write_bytes(png(1))
-    assert [line.removeprefix(f"{folder.path}/").split(" (")[0] for line in problems(folder.path)] == [
+    assert [re.split(r" \(|\. ", line.removeprefix(f"{folder.path}/"))[0] for line in problems(folder.path)] == [
         "a-1.png: damaged", "a-2.png: listed in manifest.json, but it is missing",
         "b-1.png: belongs to nothing in manifest.json"]
 
@@ -203,7 +205,8 @@ def test_codes_of_another_checkpoint(copied: Trained) -> None:
     run = copied.autoencoder
     header, shards = read_manifest(run.codes)
     write_manifest(run.codes, header | {"autoencoder": {"run": "toy", "digest": "0" * 64}}, shards)
-    assert problems(run.path) == [f"{run.codes}: was encoded by checkpoint 00000000, which the run has not"]
+    (line,) = problems(run.path)
+    assert line.startswith(f"{run.codes}: was encoded by checkpoint 00000000, which the run has not")
     (run.codes / shards[0].name).unlink()
     assert len(problems(run.path)) == 2
     shutil.rmtree(run.codes)
@@ -222,5 +225,8 @@ def test_results_and_what_is_none(tmp_path: Path) -> None:
     for name, said in (("empty", "holds nothing that brics wrote"), ("nowhere", "no such file or folder")):
         with pytest.raises(DataError, match=said):
             problems(tmp_path / name)
-    (tmp_path / "text.txt").write_text("mine")
-    assert problems(tmp_path / "text.txt") == [f"{tmp_path / 'text.txt'}: is nothing that brics wrote"]
+    (tmp_path / "found" / "run.lock").write_text("")
+    (tmp_path / "found" / "sheet.png").unlink()
+    assert problems(tmp_path / "found") == []
+    with pytest.raises(DataError, match=r"run\.lock: is nothing that brics wrote"):
+        problems(tmp_path / "found" / "run.lock")

@@ -256,6 +256,17 @@ def test_verdicts_are_words(copied: Any, parse_page: Parse) -> None:
     assert "0 of 2" in page.text
 
 
+def test_a_damaged_sheet_is_told_once(copied: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it is both the first and the newest."""
+    run = copied.autoencoder
+    first, *others = sorted(run.sheets.iterdir())
+    for sheet in others:
+        sheet.unlink()
+    first.write_bytes(first.read_bytes()[:100])
+    report([run.path])
+    assert capsys.readouterr().err.count(first.name) == 1
+
+
 def test_large_sheets_become_smaller(copied: Any, parse_page: Parse) -> None:
     run = copied.autoencoder
     (run.sheets / "000000099.png").write_bytes(encode_png(np.zeros((3, 1000, 4000), np.uint8)))
