@@ -1,6 +1,7 @@
 """Options that several commands share, and where things lie unless told otherwise."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from bricscli.parts import Part, Share
     from bricscli.run.directory import RunDirectory
 
 DATA_ROOT, RUNS_ROOT = Path("data"), Path("runs")
@@ -23,6 +25,11 @@ SaveEvery = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Second
                                                                           "the end and on Ctrl-C anyway.")]
 Checkpoint = Annotated[str | None, typer.Option(metavar="STEP|DIGEST", help="A checkpoint of the autoencoder, as "
                                                 "step-0001000 or the first digits of its digest (default: newest).")]
+PartOf = Annotated[str | None, typer.Option("--part", metavar="K/N", help="Only part K of N, beside the place. N "
+                                            "processes, on machines that share the disk, make all of it, and `brics "
+                                            "gather` puts it together. A part may be made again, or twice at once.")]
+Devices = Annotated[int | None, typer.Option(metavar="N", help="So many processes on this machine, each with a GPU "
+                                             "of its own if there are any; the result does not depend on it.")]
 
 #: Of sampling, where it differs from the recipe's.
 Grid = Annotated[str | None, typer.Option(help="Steps uniform in log SNR, log_snr, or in time, trailing (default: the "
@@ -55,6 +62,29 @@ def diffusion_run(run: Path | None) -> "RunDirectory":
                         "its run with --run.")
     say(f"{newest.path}: is the diffusion model that was trained last; using it.")
     return newest
+
+
+def tell_share(place: Path, part: "Part", share: "Share") -> None:
+    """The last line of a command that made a part of what is to be at `place`."""
+    from bricscli.run.log import say
+
+    if not share.of:
+        say(f"{place}: is complete already.")
+        return
+    resumed = f", {share.resumed} of which were there already" if share.resumed else ""
+    say(f"{place}: part {part} is made: {share.chunks} of {share.of} chunks{resumed}. When all parts are, `brics "
+        f"gather {place}` puts them together.")
+
+
+def typed(*without: str) -> list[str]:
+    """The words of this command line, but for options, with their values, that are named."""
+    words, left = [], iter(sys.argv[1:])
+    for word in left:
+        if word in without:
+            next(left, None)
+        elif word.partition("=")[0] not in without:
+            words.append(word)
+    return words
 
 
 def run_name(recipe: str) -> str:
