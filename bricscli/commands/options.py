@@ -76,6 +76,19 @@ def tell_share(place: Path, part: "Part", share: "Share") -> None:
         f"gather {place}` puts them together.")
 
 
+def run_devices(place: Path, devices: int, device: str, part: "Part", *words: str) -> None:
+    """This command by so many processes, `words` added; and where they are all parts there are, they are gathered."""
+    from bricscli.parts import WHOLE
+    from bricscli.run.log import say
+    from bricscli.tasks.devices import run_parts
+    from bricscli.tasks.gather import gather
+
+    run_parts([*typed("--devices", "--part"), *words], devices, device, part)
+    if part == WHOLE:
+        for line in gather(place):
+            say(line)
+
+
 def typed(*without: str) -> list[str]:
     """The words of this command line, but for options, with their values, that are named."""
     words, left = [], iter(sys.argv[1:])

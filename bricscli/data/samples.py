@@ -35,6 +35,8 @@ MOST_SAMPLES = 100_000_000
 SPLIT = "samples"
 #: Decides no pixel: a run may be renamed.
 _MAY_DIFFER = {"denoiser.run"}
+#: Of a manifest what says nothing about a single image.
+_NOT_OF_PIXELS = {"schema", "kind", "format", "versions", "seeds", "splits", "shards"}
 _LOCK = ".lock"
 _BEGINNING = re.compile(rb'\{\s*"schema": \d+,\s*"kind": "samples"')
 _AGAIN = "The same `brics sample` again draws what is damaged."
@@ -68,13 +70,13 @@ class SampleFolder(ABC):
         `settings` are all that decides the pixels, with "format" and "resolution". Also removes what killed processes
         left behind. Raises DataError where the folder holds something else, saying what differs.
         """
-        _check(path, settings)
+        find_folder(path, settings)
         files.check_writable(path)
         path.mkdir(parents=True, exist_ok=True)
         files.sweep(path)
         with locked(path):
             new = {"kind": "samples", **settings, "versions": [], "seeds": ""}
-            header, shards = _check(path, settings) or (new, [])
+            header, shards = find_folder(path, settings) or (new, [])
             if versions not in header["versions"]:
                 header["versions"].append(dict(versions))
                 write_manifest(path, header, shards)
@@ -241,8 +243,11 @@ def _intact(split: Split) -> Iterator[tuple[int, bytes]]:
             yield int(key), split.read(i)
 
 
-def _check(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Shard]] | None:
-    """The manifest, or None where a folder can be made. Raises DataError where these samples do not belong."""
+def find_folder(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Shard]] | None:
+    """The manifest of a folder of samples that were drawn so, or None where one can be made.
+
+    Raises DataError where these samples do not belong.
+    """
     if (path / MANIFEST).is_file():
         header, shards = _read(path)
         if differing := differing_settings(header, settings):
@@ -292,6 +297,12 @@ def differing_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
     there = _flat(found)
     return [f"{key} {_show(there.get(key))}, not {_show(value)}" for key, value in _flat(wanted).items()
             if key not in _MAY_DIFFER and there.get(key) != value]
+
+
+def strict_settings(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a manifest, or of settings, all that decides a seed's pixels, as {"sampling.steps": 20}."""
+    return {key: value for key, value in _flat(header).items()
+            if key not in _MAY_DIFFER and key.partition(".")[0] not in _NOT_OF_PIXELS}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -212,11 +212,12 @@ def unfinished(out: Path, shared: bool = False) -> Iterator[Unfinished]:
     missing = [above for above in folder.parents if not above.exists()]
     files.sweep(folder.parent, folder.name)
     descriptor = _lock(out, folder, shared)
-    work, ended_well = Unfinished(out, folder), False
+    work, ended_well, kept = Unfinished(out, folder), False, False
     try:
         yield work
         ended_well = True
     except KeptError:
+        kept = any(folder.glob(f"*/{_PLAN}"))
         raise
     except FileNotFoundError:
         if shared and not folder.is_dir():
@@ -229,7 +230,7 @@ def unfinished(out: Path, shared: bool = False) -> Iterator[Unfinished]:
     finally:
         with suppress(OSError):
             work.leave()
-        useless = ended_well or not any(folder.glob("*/records/*.json"))
+        useless = ended_well or not (kept or any(folder.glob("*/records/*.json")))
         if not any(folder.glob("*/")) if shared else useless:
             with suppress(OSError):
                 files.remove_directory(folder)
