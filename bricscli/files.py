@@ -45,12 +45,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_files(folder: Path, contents: Mapping[str, bytes], within: Path | None = None) -> None:
     """`write_bytes` of several files, by name, in one folder: one after another, but the folder's fsync is shared.
 
-    `within`: an existing folder of the same disk for what is half-written; None: `folder`.
+    `within`: a folder of the same disk for what is half-written, both existing; None: `folder`, which is made.
     """
     for name, data in contents.items():
         path = Path(folder, name)
         with _disk_errors(path, _FULL | _REFUSED, needed=len(data)):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if within is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
             with _temporary(path, within) as temporary:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 try:

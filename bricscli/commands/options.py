@@ -1,6 +1,7 @@
 """Options that several commands share, and where things lie unless told otherwise."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,8 +67,11 @@ def diffusion_run(run: Path | None) -> "RunDirectory":
 
 def tell_share(place: Path, part: "Part", share: "Share") -> None:
     """The last line of a command that made a part of what is to be at `place`."""
+    from bricscli.copies import PARENT
     from bricscli.run.log import say
 
+    if PARENT in os.environ:  # who gathers speaks
+        return
     if not share.of:
         say(f"{place}: is complete already.")
         return

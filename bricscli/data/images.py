@@ -17,6 +17,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from bricscli.data.png_rows import lacks_rows
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -79,6 +81,8 @@ def load_upright(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Im
                 if image.width * image.height > max_pixels:
                     raise ImageError(f"more than {max_pixels / 1e6:g} megapixels")
                 image.load()
+                if lacks_rows(image, source):
+                    raise ImageError("cannot be decoded: the data end before the last row")
                 return _to_8_bits(ImageOps.exif_transpose(image))
     except ImageError:
         raise

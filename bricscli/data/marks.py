@@ -7,21 +7,18 @@
 """
 
 import hashlib
-import io
 import json
 import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from PIL.PngImagePlugin import PngImageFile
-
-from bricscli.data.images import Pixels, encode_png, is_whole_png
+from bricscli.data.images import ImageError, Pixels, decode_image, encode_png, is_whole_png
 
 _DIGITS = 16
 #: Of a PNG: its signature and its first chunk, IHDR.
 _HEAD = 33
-_MARK = re.compile(rb"brics\0seed=(\d+) settings=([0-9a-f]{16}) pixels=([0-9a-f]{16})")
+_MARK = re.compile(rb"brics\0seed=(\d{1,15}) settings=([0-9a-f]{16}) pixels=([0-9a-f]{16})")
 
 
 def digest_settings(settings: Mapping[str, Any]) -> str:
@@ -40,23 +37,30 @@ def encode_sample(image: Pixels, seed: int, settings_digest: str) -> bytes:
 
 def check_sample(png_bytes: bytes, seed: int, settings_digest: str, resolution: int) -> str | None:
     """Why a PNG is not the sample of this seed, drawn with these settings, of (resolution, resolution); None: it is."""
+    try:
+        decode_sample(png_bytes, seed, settings_digest, resolution)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def decode_sample(png_bytes: bytes, seed: int, settings_digest: str, resolution: int) -> Pixels:
+    """uint8 (3, H, W) of the sample of this seed, drawn with these settings. Raises ImageError where it is not."""
     if not is_whole_png(png_bytes, resolution):
-        return f"is no whole PNG of {resolution}x{resolution} pixels"
-    length = int.from_bytes(png_bytes[_HEAD : _HEAD + 4], "big")
+        raise ImageError(f"is no whole PNG of {resolution}x{resolution} pixels")
     start = _HEAD + 8
+    length = int.from_bytes(png_bytes[_HEAD : _HEAD + 4], "big")
     mark = _MARK.fullmatch(png_bytes[start : start + length]) if png_bytes[start - 4 : start] == b"tEXt" else None
     if mark is None:
-        return "does not say what drew it, as samples of brics do"
+        raise ImageError("does not say what drew it, as samples of brics do")
     if int(mark[1]) != seed:
-        return f"is the sample of seed {int(mark[1])}"
+        raise ImageError(f"is the sample of seed {int(mark[1])}")
     if mark[2].decode() != settings_digest:
-        return "was drawn in another way"
-    try:
-        with PngImageFile(io.BytesIO(png_bytes)) as image:
-            pixels = image.tobytes()
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged input
-        return f"cannot be decoded: {error}"
-    return None if _digest(pixels) == mark[3].decode() else "has other pixels than were drawn"
+        raise ImageError("was drawn in another way")
+    image = decode_image(png_bytes, resolution)
+    if _digest(image.transpose(1, 2, 0).tobytes()) != mark[3].decode():
+        raise ImageError("has other pixels than were drawn")
+    return image
 
 
 def _digest(pixels: bytes) -> str:

@@ -4,6 +4,7 @@ Format `png`: one file `<seed>.png` per seed, of six digits or more. Format `sha
 `samples-00041.tar`, each with the seeds from 1024 * 41 to 1024 * 42 - 1 as far as they were asked for, so that a shard
 does not depend on how seeds were divided among commands.
 
+Every PNG says which seed it is of, what drew it and what its pixels are (data/marks.py), in both formats the same.
 manifest.json (data/shards.py) has the kind "samples" and says what drew them ("denoiser", "autoencoder", "sampling",
 ...), by which "versions", and "seeds": those that are there, as in `0-4095,5000`. It lists nothing before it is there
 to stay. Files are replaced in one step and the manifest is merged under a lock, so that processes of one machine may
@@ -23,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from bricscli import files
-from bricscli.data.images import ImageError, Pixels, decode_image, is_whole_png
+from bricscli.data.images import ImageError, Pixels
+from bricscli.data.marks import check_sample, decode_sample, digest_settings
 from bricscli.data.ranges import read_ranges, show_ranges, singles
 from bricscli.data.shards import MANIFEST, Shard, Split, read_manifest, write_manifest, write_tar
 from bricscli.errors import BricsError, DataError
@@ -51,6 +53,7 @@ class SampleFolder(ABC):
 
     def __init__(self, path: Path, header: dict[str, Any], shards: list[Shard]) -> None:
         self.path, self.header, self.resolution = path, header, int(header["resolution"])
+        self.settings_digest = digest_settings(strict_settings(header))  #: what each sample says that drew it
         #: What the manifest listed when the folder was opened, ascending.
         self.seeds = [seed for part in read_ranges(header["seeds"]) for seed in part]
 
@@ -94,7 +97,7 @@ class SampleFolder(ABC):
     def image(self, seed: int) -> Pixels:
         """uint8 (3, H, W). Raises DataError where it is missing or damaged."""
         try:
-            return decode_image(self.read(seed), self.resolution)
+            return decode_sample(self.read(seed), seed, self.settings_digest, self.resolution)
         except ImageError as error:
             raise DataError(f"{self.path}: seed {seed}: {error}. {_AGAIN}") from error
 
@@ -123,7 +126,7 @@ class PngSamples(SampleFolder):
 
     def holds(self, seed: int) -> bool:
         try:
-            return is_whole_png(self._path(seed).read_bytes(), self.resolution)
+            return check_sample(self._path(seed).read_bytes(), seed, self.settings_digest, self.resolution) is None
         except OSError:
             return False
 

@@ -29,8 +29,8 @@ def _environments(devices: int, device: str) -> list[dict[str, str]]:
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // devices))}
     gpus = _gpus(device)
     if gpus and devices > len(gpus):
-        raise RecipeError(f"--devices: {devices} are more than the {len(gpus)} GPUs that are here. Choose {len(gpus)} or "
-                          "fewer, or --device cpu.")
+        raise RecipeError(f"--devices: {devices} are more than the {len(gpus)} GPUs of this machine. Choose fewer, or "
+                          "--device cpu.")
     return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[i]} if gpus else {}) for i in range(devices)]
 
 

@@ -10,7 +10,17 @@ import torch
 
 from bricscli import files
 from bricscli.data.images import encode_png, sheet
-from bricscli.data.samples import FORMATS, SPLIT, SampleFolder, find_folder, read_samples, sample_key, sheet_path
+from bricscli.data.marks import digest_settings, encode_sample
+from bricscli.data.samples import (
+    FORMATS,
+    SPLIT,
+    SampleFolder,
+    find_folder,
+    read_samples,
+    sample_key,
+    sheet_path,
+    strict_settings,
+)
 from bricscli.data.unfinished import Unfinished, unfinished
 from bricscli.data.workers import map_behind
 from bricscli.errors import BricsError, MismatchError, RecipeError
@@ -71,6 +81,12 @@ class _Job:
     def draw(self, seeds: Sequence[int]) -> Iterator[ImageBatch]:
         return iter_samples(self.denoiser, seeds, self.sampling, self.device, self.batch_size, self.only)
 
+    def encode(self, batch: ImageBatch) -> dict[int, bytes]:
+        """The PNG of each seed."""
+        digest = digest_settings(strict_settings(self.settings))
+        return {seed: encode_sample(image, seed, digest)
+                for seed, image in zip(batch.seeds, batch.images.numpy(), strict=True)}
+
 
 def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], **options: Any) -> Sampled:
     """Draws one image for each of `seeds` into `out`, as data/samples.py describes it, and a contact sheet beside it.
@@ -92,7 +108,7 @@ def sample_to_folder(run: RunDirectory, out: Path, *, seeds: Sequence[int], **op
     missing = sorted(set(seeds) - listed | set(damaged))
 
     def save(batch: ImageBatch) -> int:
-        folder.add(_encode(batch))
+        folder.add(job.encode(batch))
         return len(batch.seeds)
 
     with Progress(len(seeds), "sampling", "images", done=len(seeds) - len(missing)) as progress:
@@ -128,7 +144,7 @@ def sample_part(run: RunDirectory, out: Path, part: Part, *, seeds: Sequence[int
                 yield name, list(job.draw(asked))
 
         def save(drawn: tuple[str, list[ImageBatch]]) -> int:
-            pngs = dict(pair for batch in drawn[1] for pair in _encode(batch).items())
+            pngs = dict(pair for batch in drawn[1] for pair in job.encode(batch).items())
             _write_chunk(work, drawn[0], job.settings["format"], pngs)
             return len(pngs)
 
@@ -146,10 +162,6 @@ def _write_chunk(work: Unfinished, name: str, format: str, pngs: Mapping[int, by
         work.write(name, SPLIT, found, lambda: notes)
     else:
         work.write_files(name, {f"{sample_key(seed)}.png": png for seed, png in pngs.items()}, notes)
-
-
-def _encode(batch: ImageBatch) -> dict[int, bytes]:
-    return dict(zip(batch.seeds, map(encode_png, batch.images.numpy()), strict=True))
 
 
 def _versions() -> dict[str, Any]:
