@@ -42,13 +42,17 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_files(path.parent, {path.name: data})
 
 
-def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """`write_bytes` of several files, by name, in one folder: one after another, but the folder's fsync is shared."""
+def write_files(folder: Path, contents: Mapping[str, bytes], within: Path | None = None) -> None:
+    """`write_bytes` of several files, by name, in one folder: one after another, but the folder's fsync is shared.
+
+    `within`: a folder of the same disk for what is half-written, both existing; None: `folder`, which is made.
+    """
     for name, data in contents.items():
         path = Path(folder, name)
         with _disk_errors(path, _FULL | _REFUSED, needed=len(data)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary(path) as temporary:
+            if within is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary(path, within) as temporary:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
                 try:
                     write_all(descriptor, data)
@@ -61,16 +65,18 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, within: Path | None = None) -> Iterator[Path]:
     """Yields a temporary name for a file too large for `write_bytes`; it replaces `path` when the block ends well.
+
+    `within`: an existing folder of the same disk for what is half-written; None: beside `path`.
 
     Raises BricsError where the disk is full or refuses.
     """
-    with _disk_errors(path, _FULL | _REFUSED), _temporary(path) as temporary:
+    with _disk_errors(path, _FULL | _REFUSED), _temporary(path, within) as temporary:
         yield temporary
         _fsync_file(temporary)
         os.replace(temporary, path)
-        fsync_folder(temporary.parent)
+        fsync_folder(Path(os.path.abspath(path)).parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -211,10 +217,10 @@ def _nearest(path: Path) -> Path:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A free sibling name for `path`; what still has that name at the end is removed."""
+def _temporary(path: Path, within: Path | None = None) -> Iterator[Path]:
+    """A free sibling name for `path`, or one `within` a folder; what still has that name at the end is removed."""
     path = Path(os.path.abspath(path))
-    temporary = path.parent / f"{_PREFIX}{path.name}-{os.getpid()}"
+    temporary = Path(os.path.abspath(within or path.parent)) / f"{_PREFIX}{path.name}-{os.getpid()}"
     _discard(temporary)  # of a dead process that had our id: ids are small in containers
     _active.add(temporary)
     try:

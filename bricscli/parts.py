@@ -30,6 +30,15 @@ class Part:
 WHOLE = Part()
 
 
+@dataclass(frozen=True)
+class Share:
+    """What a command has done of a stage: `chunks` of `of`; `resumed` of them had been finished before."""
+
+    chunks: int
+    of: int
+    resumed: int
+
+
 def parse_part(text: str) -> Part:
     """`3/8` -> Part(3, 8). Raises RecipeError."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)

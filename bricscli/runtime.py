@@ -4,6 +4,7 @@ import hashlib
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -86,16 +87,32 @@ def _most_memory(device: torch.device) -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def in_passes(function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:
+def in_passes(
+    function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device, one_thread_each: bool = False
+) -> Tensor:
     """Applies `function` on `device`, without gradients, to passes of one fixed width; the result is on the CPU.
 
     Kernels round differently at different widths. With one width, the last pass padded by copies of its first row, a
     row's result depends on that row alone, whatever is computed beside it.
+
+    On a CPU they also round differently by the number of threads that share a pass. `one_thread_each`: the threads
+    share the passes instead, so that a row's result is the same on any number of cores. `function` then has to bear
+    several calls at a time.
     """
     width = PASS_WIDTH[device.type]
-    outputs = []
-    with torch.no_grad(), deterministic_algorithms(device):
-        for part in inputs.split(width):
-            padded = torch.cat([part, part[:1].expand(width - len(part), *part.shape[1:])])
-            outputs.append(function(padded.to(device))[: len(part)].cpu())
-    return torch.cat(outputs)
+
+    def run(part: Tensor) -> Tensor:
+        padded = torch.cat([part, part[:1].expand(width - len(part), *part.shape[1:])])
+        with torch.no_grad():  # each thread has a mode of its own
+            return function(padded.to(device))[: len(part)].cpu()
+
+    threads = torch.get_num_threads()
+    with deterministic_algorithms(device):
+        if device.type != "cpu" or not one_thread_each or threads == 1:
+            return torch.cat([run(part) for part in inputs.split(width)])
+        pool = ThreadPoolExecutor(threads, "brics-pass", torch.set_num_threads, (1,))
+        try:
+            return torch.cat(list(pool.map(run, inputs.split(width))))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # of threads to come; this one has kept its own

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bricscli.commands import options as shared
 from bricscli.commands.options import DATA_ROOT
 
 if TYPE_CHECKING:
@@ -42,17 +43,25 @@ def prepare(
                                                        "(default: 0.05), unless SOURCE fixes it.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes (default: one per core); the result does "
                                                                   "not depend on it.")] = None,
+    on_bad: Annotated[str, typer.Option(metavar="fail|skip", help="What to do where images cannot be read: name them "
+                                        "and stop, or leave them out and list them in the manifest.")] = "fail",
+    max_bad: Annotated[float | None, typer.Option(metavar="SHARE", help="With --on-bad skip: more than this share of "
+                                                  "the images is an error (default: 0.01).")] = None,
+    part: shared.PartOf = None,
 ) -> None:
     """Turn images into a data set: WebDataset shards and a manifest.
 
     Images are turned upright (EXIF), cropped to their centre and resized. The split into train and val depends on the
-    contents alone. The same input gives the same bytes; stopped, the same command goes on behind its last shard.
+    contents alone. The same input gives the same bytes; stopped, the same command goes on behind its last shard. Parts
+    are shards; each part reads all images once, to name them.
 
     Example: brics prepare folder --from ~/Pictures/cats --resolution 64
     """
     from bricscli.data.sources import SOURCES, find_source
+    from bricscli.parts import WHOLE, parse_part
     from bricscli.run.log import track
-    from bricscli.tasks.prepare import prepare_source, prepare_toy
+    from bricscli.tasks.prepare import find_toy, find_work, prepare_part
+    from bricscli.tasks.prepare import prepare as run_prepare
 
     word = find_source(source)
     entry = SOURCES[word]
@@ -60,15 +69,21 @@ def prepare(
               "--any-count": any_count or None, "--seed": seed, "--count": count, "--from": place, "--resize": resize}
     chosen = {option: value for option, value in chosen.items() if value is not None}
     _refuse(word, chosen)
-    common: dict[str, Any] = {"format": format, "val_fraction": val_fraction, "workers": workers, "progress": track}
+    common: dict[str, Any] = {"format": format, "val_fraction": val_fraction, "workers": workers, "progress": track,
+                              "on_bad": on_bad, "max_bad": max_bad}
+    which = parse_part(part) if part else WHOLE
     if not entry.needs_path:
-        result = prepare_toy(out or DATA_ROOT / word, seed=seed or 0,
-                             resolution=entry.resolution or 0 if resolution is None else resolution,
-                             count=entry.count or 0 if count is None else count, **common)
+        out = out or DATA_ROOT / word
+        listing, others = find_toy(seed=seed or 0, count=entry.count or 0 if count is None else count,
+                                   resolution=entry.resolution or 0 if resolution is None else resolution, **common)
     else:
         options = {SOURCE_OPTIONS[option]: value for option, value in chosen.items() if option in SOURCE_OPTIONS}
-        result = prepare_source(word, place, out=out, resolution=resolution, resize=resize, options=options, **common)
-    _tell(result)
+        out, listing, others = find_work(word, place, out=out, resolution=resolution, resize=resize, options=options,
+                                         **common)
+    if which == WHOLE:
+        _tell(run_prepare(out, listing, **others))
+    else:
+        shared.tell_share(out, which, prepare_part(out, listing, which, command=shared.typed("--part"), **others))
 
 
 def _refuse(word: str, chosen: Mapping[str, Any]) -> None:

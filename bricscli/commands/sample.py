@@ -1,7 +1,7 @@
 """`brics sample`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,25 +36,37 @@ def sample(
     batch_size: Annotated[int, typer.Option(help="Images drawn before they are written; does not change them. Rounded "
                                                  "up to what one pass takes: 8 on a CPU, 32 on a GPU.")] = 64,
     device: options.Device = "auto",
+    part: options.PartOf = None,
+    devices: options.Devices = None,
 ) -> None:
-    """Draw new images: one per seed, the same whatever the batch size.
+    """Draw new images: one per seed, the same whatever the batch size, or the cores of a CPU.
 
     Images that are there already, whole, drawn by the same model in the same way, are kept: the same command again
-    after an interruption draws the rest. Several commands may draw into one folder at a time, such as one per GPU.
+    after an interruption draws the rest. Several commands may draw into one folder at a time. A part is every Nth block
+    of 64 seeds, or of the 1024 of a shard.
 
     Example: brics sample -n 50000 --out samples/
     """
+    from bricscli.parts import WHOLE, parse_part
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.choices import Asked, choose_seeds, describe_seeds
-    from bricscli.tasks.sample import sample_to_folder
+    from bricscli.tasks.sample import sample_part, sample_to_folder
 
+    which = parse_part(part) if part else WHOLE
     wanted = choose_seeds(count, seed, seeds)
     chosen = options.diffusion_run(run)
     out = out or chosen.samples
     asked = Asked(sampler=sampler, steps=steps, grid=grid, eta=eta, start=start, guidance=guidance)
-    done = sample_to_folder(chosen, out, seeds=wanted, device=choose_device(device), asked=asked, only=only, ema=ema,
-                            format=format, batch_size=batch_size)
+    if devices is not None:
+        options.run_devices(out, devices, device, which, "--run", str(chosen.path), "--out", str(out))
+        return
+    how: dict[str, Any] = {"seeds": wanted, "device": choose_device(device), "asked": asked, "only": only, "ema": ema,
+                           "format": format, "batch_size": batch_size}
+    if which != WHOLE:
+        options.tell_share(out, which, sample_part(chosen, out, which, command=options.typed("--part"), **how))
+        return
+    done = sample_to_folder(chosen, out, **how)
     sheet = f"; the first of them in {done.sheet}" if done.sheet else ""
     say(f"{out}: {len(wanted)} images, {describe_seeds(wanted)}: {done.new} new, {done.kept} kept, {done.redone} redone"
         f"{sheet}.")

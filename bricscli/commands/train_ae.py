@@ -24,7 +24,7 @@ def train_ae(
     allow_host: options.AllowHost = [],  # noqa: B006
     allow_drift: options.AllowDrift = False,
     device: options.Device = "auto",
-    devices: options.Devices = None,
+    devices: options.TrainingDevices = None,
     determinism: options.Determinism = "fast",
 ) -> None:
     """Train the autoencoder: images -> key codes -> images.

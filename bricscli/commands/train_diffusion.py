@@ -33,7 +33,7 @@ def train_diffusion(
                                                          "about a fifth more time.")] = False,
     allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
-    devices: options.Devices = None,
+    devices: options.TrainingDevices = None,
     determinism: options.Determinism = "fast",
     shard: Annotated[bool, typer.Option("--shard", help="Divide the denoiser among the processes (FSDP), where one GPU "
                                         "is too small for it: less memory, more to send.")] = False,

@@ -58,7 +58,7 @@ class Conversion:
                 raise _not_kept(item, f"is {found}", self.resolution)
             if getattr(image, "n_frames", 1) != 1:
                 raise _not_kept(item, "has several frames", self.resolution)
-        images.decode_image(data, self.resolution)
+        images.load_upright(data)
         if images.orientation(data) != 1:
             raise _not_kept(item, "is to be turned (EXIF)", self.resolution)
         return data

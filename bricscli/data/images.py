@@ -17,6 +17,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from bricscli.data.png_rows import lacks_rows
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -86,6 +88,8 @@ def load_upright(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Im
             with Image.open(io.BytesIO(data), "r", raster_formats()) as image:
                 _check_size(image, data, max_pixels)
                 image.load()
+                if lacks_rows(image, data):
+                    raise ImageError("cannot be decoded: the data end before the last row")
                 ImageOps.exif_transpose(image, in_place=True)
                 return _to_8_bits(image)
     except ImageError:

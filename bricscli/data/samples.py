@@ -4,6 +4,7 @@ Format `png`: one file `<seed>.png` per seed, of six digits or more. Format `sha
 `samples-00041.tar`, each with the seeds from 1024 * 41 to 1024 * 42 - 1 as far as they were asked for, so that a shard
 does not depend on how seeds were divided among commands.
 
+Every PNG says which seed it is of, what drew it and what its pixels are (data/marks.py), in both formats the same.
 manifest.json (data/shards.py) has the kind "samples" and says what drew them ("denoiser", "autoencoder", "sampling",
 ...), by which "versions", and "seeds": those that are there, as in `0-4095,5000`. It lists nothing before it is there
 to stay. Files are replaced in one step and the manifest is merged under a lock, so that processes of one machine may
@@ -23,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from bricscli import files
-from bricscli.data.images import ImageError, Pixels, decode_image, is_whole_png
+from bricscli.data.images import ImageError, Pixels
 from bricscli.data.manifest import remove_other_indexes
+from bricscli.data.marks import check_sample, decode_sample, digest_settings
 from bricscli.data.ranges import read_ranges, show_ranges, singles
 from bricscli.data.shards import MANIFEST, Shard, Split, read_manifest, write_manifest, write_tar
 from bricscli.errors import BricsError, DataError
@@ -36,6 +38,8 @@ MOST_SAMPLES = 100_000_000
 SPLIT = "samples"
 #: Decides no pixel: a run may be renamed.
 _MAY_DIFFER = {"denoiser.run"}
+#: Of a manifest what says nothing about a single image.
+_NOT_OF_PIXELS = {"schema", "kind", "format", "versions", "seeds", "splits", "shards"}
 _LOCK = ".lock"
 _BEGINNING = re.compile(rb'\{\s*"schema": \d+,\s*"kind": "samples"')
 _AGAIN = "The same `brics sample` again draws what is damaged."
@@ -50,6 +54,7 @@ class SampleFolder(ABC):
 
     def __init__(self, path: Path, header: dict[str, Any], shards: list[Shard]) -> None:
         self.path, self.header, self.resolution = path, header, int(header["resolution"])
+        self.settings_digest = digest_settings(strict_settings(header))  #: what each sample says that drew it
         #: What the manifest listed when the folder was opened, ascending.
         self.seeds = [seed for part in read_ranges(header["seeds"]) for seed in part]
 
@@ -69,13 +74,13 @@ class SampleFolder(ABC):
         `settings` are all that decides the pixels, with "format" and "resolution". Also removes what killed processes
         left behind. Raises DataError where the folder holds something else, saying what differs.
         """
-        _check(path, settings)
+        find_folder(path, settings)
         files.check_writable(path)
         path.mkdir(parents=True, exist_ok=True)
         files.sweep(path)
         with locked(path):
             new = {"kind": "samples", **settings, "versions": [], "seeds": ""}
-            header, shards = _check(path, settings) or (new, [])
+            header, shards = find_folder(path, settings) or (new, [])
             if versions not in header["versions"]:
                 header["versions"].append(dict(versions))
                 write_manifest(path, header, shards)
@@ -95,7 +100,7 @@ class SampleFolder(ABC):
     def image(self, seed: int) -> Pixels:
         """uint8 (3, H, W). Raises DataError where it is missing or damaged."""
         try:
-            return decode_image(self.read(seed), self.resolution)
+            return decode_sample(self.read(seed), seed, self.settings_digest, self.resolution)
         except ImageError as error:
             raise DataError(f"{self.path}: seed {seed}: {error}. {_AGAIN}") from error
 
@@ -124,7 +129,7 @@ class PngSamples(SampleFolder):
 
     def holds(self, seed: int) -> bool:
         try:
-            return is_whole_png(self._path(seed).read_bytes(), self.resolution)
+            return check_sample(self._path(seed).read_bytes(), seed, self.settings_digest, self.resolution) is None
         except OSError:
             return False
 
@@ -244,8 +249,11 @@ def _intact(split: Split) -> Iterator[tuple[int, bytes]]:
             yield int(key), split.read(i)
 
 
-def _check(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Shard]] | None:
-    """The manifest, or None where a folder can be made. Raises DataError where these samples do not belong."""
+def find_folder(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Shard]] | None:
+    """The manifest of a folder of samples that were drawn so, or None where one can be made.
+
+    Raises DataError where these samples do not belong.
+    """
     if (path / MANIFEST).is_file():
         header, shards = _read(path)
         if differing := differing_settings(header, settings):
@@ -295,6 +303,12 @@ def differing_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> l
     there = _flat(found)
     return [f"{key} {_show(there.get(key))}, not {_show(value)}" for key, value in _flat(wanted).items()
             if key not in _MAY_DIFFER and there.get(key) != value]
+
+
+def strict_settings(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a manifest, or of settings, all that decides a seed's pixels, as {"sampling.steps": 20}."""
+    return {key: value for key, value in _flat(header).items()
+            if key not in _MAY_DIFFER and key.partition(".")[0] not in _NOT_OF_PIXELS}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,9 +16,3 @@ def choose_validation(digests: Sequence[bytes], share: float) -> set[int]:
     if last == digests[in_order[-1]]:
         return {i for i in in_order if digests[i] < last}
     return {i for i in in_order if digests[i] <= last}
-
-
-def find_copies(digests: Sequence[bytes]) -> list[tuple[int, int]]:
-    """(first, copy): the places of images whose file equals an earlier one's, in the order of the copies."""
-    first: dict[bytes, int] = {}
-    return [(first[digest], i) for i, digest in enumerate(digests) if first.setdefault(digest, i) != i]

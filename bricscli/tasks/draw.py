@@ -60,7 +60,7 @@ def draw_latents(prior: Prior, seeds: Sequence[int], sampling: SamplingSpec, dev
 
         return prior.scaling.to_latent(run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta))
 
-    return in_passes(draw, torch.arange(len(seeds)), device)
+    return in_passes(draw, torch.arange(len(seeds)), device, one_thread_each=True)
 
 
 def step_levels(sampling: SamplingSpec, schedule: Schedule) -> Tensor:
@@ -74,4 +74,7 @@ def step_levels(sampling: SamplingSpec, schedule: Schedule) -> Tensor:
 
 def decode_latents(autoencoder: Autoencoder, latents: Tensor, device: torch.device) -> Tensor:
     """Latents `(B, C_z, H_z, W_z)` -> uint8 images `(B, 3, H, W)`, on the CPU."""
-    return in_passes(lambda latent: to_uint8(autoencoder.decode_latent(latent)), latents.float(), device)
+    def decode(rows: Tensor) -> Tensor:
+        return to_uint8(autoencoder.decode_latent(rows))
+
+    return in_passes(decode, latents.float(), device, one_thread_each=True)

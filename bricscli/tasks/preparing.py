@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,21 @@ from PIL import Image, features
 from bricscli import files
 from bricscli.data.convert import Conversion, Converted, digest
 from bricscli.data.labels import LABEL, encode_label
-from bricscli.data.shards import Sample, Shard
+from bricscli.data.shards import Sample
 from bricscli.data.sources.listing import Item, Listing
-from bricscli.data.splits import TRAIN, VAL, choose_validation, find_copies
-from bricscli.data.unfinished import Rejected, Unfinished
+from bricscli.data.splits import TRAIN, VAL, choose_validation
+from bricscli.data.unfinished import KeptError, Record, Rejected, Unfinished
 from bricscli.data.workers import map_in_order
 from bricscli.errors import BricsError, DataError, InterruptedRun
+from bricscli.parts import WHOLE, Part, Share
 
-#: At most this share of the images may be unreadable.
-MAX_REJECTED = 0.01
+#: What may be done about images that cannot be read; and at most which share of all is skipped, unless told otherwise.
+ON_BAD = ("fail", "skip")
+MAX_BAD = 0.01
 #: With more than so many the work is given up at once; with fewer all of them are named first.
 RUINED = 100
+#: So many images are looked at, where one has been found that cannot be read, to name others that cannot be.
+CHEAP = 5000
 #: Fewer items than this are named here, in less time than processes need to start.
 WORTH_WORKERS = 5000
 #: So many duplicates are named in the manifest.
@@ -34,7 +38,7 @@ PROBES = 8
 OVERHEAD = 3000
 
 
-class Part(NamedTuple):
+class Chunk(NamedTuple):
     """The images of one shard: their places in the source."""
 
     name: str
@@ -68,47 +72,85 @@ class Job:
     samples_per_shard: int
     workers: int | None
     show: Callable[..., Any]  #: a `Progress`
+    part: Part = WHOLE
+    on_bad: str = "fail"
+    max_bad: float = MAX_BAD
+    command: Sequence[str] = ()  #: what was typed, for advice
 
 
-def make(job: Job, work: Unfinished) -> int:
-    """Makes the data set; of its shards so many had been finished before. Raises what `prepare` says."""
-    listing = job.listing
+def make(job: Job, work: Unfinished) -> Share:
+    """Makes the data set, or finished chunks of it where the job is a part. Raises what `prepare` says."""
     digests, rejected = name_items(job, "hashing")
-    _check_rejected(job, rejected)
-    source = job.settings["source"] | {"sha256": digest_source(listing, digests)}
-    settings = job.settings | {"source": source}
-    parts = list(_plan(job, digests))
-    work.begin(_digest_job(settings, job.samples_per_shard), len(parts))
-    records = {part.name: record for part in parts if (record := work.find(part.name))}
-    resumed = len(records)
-    rest = [part for part in parts if part.name not in records]
-    places = [place for part in rest for place in part.places]
-    known = sum(len(part.places) for part in parts) - len(places)
+    chunks = _begin(job, work, digests, rejected)
+    mine = [chunk for number, chunk in enumerate(chunks) if job.part.takes(number)]
+    records = {chunk.name: record for chunk in mine if (record := work.find(chunk.name))}
     for record in records.values():
-        rejected |= dict(record.rejected)
+        rejected |= dict(read_rejected(record))
+    rest = [chunk for chunk in mine if chunk.name not in records]
+    places = [place for chunk in rest for place in chunk.places]
+    known = sum(len(chunk.places) for chunk in mine) - len(places)
     _check_space(job, work, places)
     try:
-        converted = map_in_order(job.conversion, _Chosen(listing.items, places), job.workers)
+        converted = map_in_order(job.conversion, _Chosen(job.listing.items, places), job.workers)
         with closing(converted):
             results = iter(job.show(converted, known + len(places), "preparing", "images", done=known))
-            for part in rest:
-                found: list[tuple[int, Rejected]] = []
-                records[part.name] = work.write(part.name, part.split, _samples(job, part, digests, results, found),
-                                                found)
-                rejected |= dict(found)
-                if part is not rest[-1]:  # else all of them are known in a moment
-                    _check_rejected(job, rejected, until=RUINED)
+            for i, chunk in enumerate(rest):
+                records[chunk.name] = record = _write(job, work, chunk, digests, results)
+                rejected |= dict(read_rejected(record))
+                left = sum(len(other.places) for other in rest[i + 1 :])
+                if left:  # else all of them are known in a moment
+                    check_rejected(work.plan, rejected, until=RUINED if job.on_bad == "skip" or left <= CHEAP else 0)
             assert next(results, None) is None
     except KeyboardInterrupt:
         if not work.finished:
             raise
-        raise InterruptedRun(f"{job.out}: interrupted; {work.finished} of {work.parts} shards are finished and kept "
+        raise InterruptedRun(f"{job.out}: interrupted; {work.finished} of {len(mine)} shards are finished and kept "
                              f"beside it. Run the same command again to go on.") from None
-    _check_rejected(job, rejected)
-    shards = [record.shard for part in parts if (record := records[part.name]).shard is not None]
-    _check_splits(job, shards, rejected)
-    work.publish(settings | _findings(listing, digests, rejected), [shard for shard in shards if shard])
-    return resumed
+    if job.part == WHOLE:
+        close(work, [records[chunk.name] for chunk in chunks])
+    else:
+        check_rejected(work.plan, rejected)
+    return Share(len(mine), len(chunks), work.resumed)
+
+
+def _begin(job: Job, work: Unfinished, digests: Sequence[bytes], rejected: Mapping[int, Rejected]) -> list[Chunk]:
+    """Plans the chunks; `rejected` are the items that cannot even be named."""
+    listing, plan = job.listing, {
+        "kind": "images", "command": list(job.command), "of": job.part.of, "where": job.where,
+        "total": len(job.listing.items), "ignored": job.listing.ignored, "on_bad": job.on_bad, "max_bad": job.max_bad,
+        "rejected": [[place, *rejected[place]] for place in sorted(rejected)]}
+    check_rejected(plan, rejected)
+    source = job.settings["source"] | {"sha256": digest_source(listing, digests)}
+    settings = job.settings | {"source": source}
+    chunks = list(_plan(job, digests))
+    work.begin(_digest_job(settings, job.samples_per_shard), plan | {
+        "chunks": [chunk.name for chunk in chunks], "header": settings, "copies": _group_copies(listing, digests)})
+    if job.part == WHOLE:
+        work.sweep()
+    return chunks
+
+
+def _write(job: Job, work: Unfinished, chunk: Chunk, digests: Sequence[bytes],
+           results: Iterator[Converted]) -> Record:
+    found: list[tuple[int, Rejected]] = []
+    return work.write(chunk.name, chunk.split, _samples(job, chunk, digests, results, found),
+                      lambda: {"rejected": [[place, *entry] for place, entry in found]})
+
+
+def close(work: Unfinished, records: Sequence[Record]) -> None:
+    """Of finished chunks, all that were planned, in order: the data set. Raises DataError as `prepare`."""
+    plan = work.plan
+    rejected = dict(read_rejected(Record(notes=plan)))
+    for record in records:
+        rejected |= dict(read_rejected(record))
+    check_rejected(plan, rejected)
+    _check_splits(plan, records, rejected)
+    work.publish(plan["header"] | _findings(plan, rejected), records)
+
+
+def read_rejected(record: Record) -> list[tuple[int, Rejected]]:
+    """Those of a chunk, with their places in the source."""
+    return [(int(place), Rejected(*rest)) for place, *rest in record.notes["rejected"]]
 
 
 def name_items(job: Job, doing: str) -> tuple[list[bytes], dict[int, Rejected]]:
@@ -140,7 +182,7 @@ def _digest_job(settings: dict[str, Any], samples_per_shard: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _plan(job: Job, digests: Sequence[bytes]) -> Iterator[Part]:
+def _plan(job: Job, digests: Sequence[bytes]) -> Iterator[Chunk]:
     """Which images make up which shard; decided before any is decoded, so that no later reject moves another."""
     readable = [place for place, found in enumerate(digests) if found]
     if job.val_fraction is None:
@@ -155,21 +197,21 @@ def _plan(job: Job, digests: Sequence[bytes]) -> Iterator[Part]:
                   VAL: [readable[i] for i in sorted(val)]}
     for split, places in splits.items():
         for number, start in enumerate(range(0, len(places), job.samples_per_shard)):
-            yield Part(f"{split}-{number:05d}", split, places[start : start + job.samples_per_shard])
+            yield Chunk(f"{split}-{number:05d}", split, places[start : start + job.samples_per_shard])
 
 
-def _samples(job: Job, part: Part, digests: Sequence[bytes], results: Iterator[Converted],
+def _samples(job: Job, chunk: Chunk, digests: Sequence[bytes], results: Iterator[Converted],
              rejected: list[tuple[int, Rejected]]) -> Iterator[Sample]:
     width = max(6, len(str(len(job.listing.items) - 1)))
     labels = {name: label for label, name in enumerate(job.listing.classes or [])}
-    for place in part.places:
+    for place in chunk.places:
         item = job.listing.items[place]
         image, reason = next(results)
         if reason:
             rejected.append((place, Rejected(item.name, reason)))
         else:
             contents = {job.conversion.extension: image, **_describe(item, digests[place], labels)}
-            yield part.split, f"{place:0{width}d}", dict(sorted(contents.items()))
+            yield chunk.split, f"{place:0{width}d}", dict(sorted(contents.items()))
 
 
 def _describe(item: Item, content: bytes, labels: dict[str, int]) -> dict[str, bytes]:
@@ -186,45 +228,66 @@ def _describe(item: Item, content: bytes, labels: dict[str, int]) -> dict[str, b
     return contents
 
 
-def _findings(listing: Listing, digests: Sequence[bytes], rejected: dict[int, Rejected]) -> dict[str, Any]:
+def _group_copies(listing: Listing, digests: Sequence[bytes]) -> list[list[list[Any]]]:
+    """[[place, name, split], ...] of the items whose content is the same, for each that several have."""
+    groups: dict[bytes, list[int]] = {}
+    for place, found in enumerate(digests):
+        if found:
+            groups.setdefault(found, []).append(place)
+    return [[[place, listing.items[place].name, listing.items[place].split] for place in places]
+            for places in groups.values() if len(places) > 1]
+
+
+def _findings(plan: Mapping[str, Any], rejected: Mapping[int, Rejected]) -> dict[str, Any]:
     """The part of the manifest that is known at the end."""
-    used = [place for place in range(len(digests)) if place not in rejected]
-    copies = [(used[first], used[copy]) for first, copy in find_copies([digests[place] for place in used])]
-    parted = sum(listing.items[first].split != listing.items[copy].split for first, copy in copies)
-    names = [[listing.items[first].name, listing.items[copy].name] for first, copy in copies[:NAMED_DUPLICATES]]
-    return {"duplicates": len(copies), **({"first_duplicates": names} if names else {}),
-            **({"duplicates_between_splits": parted} if parted else {}), "ignored": listing.ignored,
+    pairs = []
+    for group in plan["copies"]:
+        used = [entry for entry in group if entry[0] not in rejected]
+        pairs += [(used[0], copy) for copy in used[1:]]
+    pairs.sort(key=lambda pair: pair[1][0])
+    parted = sum(first[2] != copy[2] for first, copy in pairs)
+    names = [[first[1], copy[1]] for first, copy in pairs[:NAMED_DUPLICATES]]
+    return {"duplicates": len(pairs), **({"first_duplicates": names} if names else {}),
+            **({"duplicates_between_splits": parted} if parted else {}), "ignored": plan["ignored"],
             "rejected": [rejected[place]._asdict() for place in sorted(rejected)]}
 
 
 # What is refused
 
 
-def _check_rejected(job: Job, rejected: dict[int, Rejected], until: int = 0) -> None:
-    """Raises DataError where more than MAX_REJECTED, and more than `until`, cannot be read."""
-    total, entries = len(job.listing.items), [rejected[place] for place in sorted(rejected)]
+def check_rejected(plan: Mapping[str, Any], rejected: Mapping[int, Rejected], until: int | None = None) -> None:
+    """Raises DataError where images cannot be read: any, or more than may be skipped; and more than `until`.
+
+    `until`: not all have been looked at yet.
+    """
+    total, entries = plan["total"], [rejected[place] for place in sorted(rejected)]
     few = "; ".join(f"{entry.path} ({entry.reason})" for entry in entries[:3]) + ("; ..." if entries[3:] else "")
+    said = f"{plan['where']}: {len(entries)} of {total} image files cannot be read{'' if until is None else ' so far'}"
+    until = until or 0
     if len(entries) == total:
-        raise DataError(f"{job.where}: none of its {total} image files can be read: {few}. Give other images.")
-    if len(entries) > max(MAX_REJECTED * total, until):
-        raise DataError(f"{job.where}: {len(entries)} of {total} image files cannot be read, more than "
-                        f"{MAX_REJECTED:.0%}: {few}. Repair them, or move them elsewhere.")
+        raise DataError(f"{plan['where']}: none of its {total} image files can be read: {few}. Give other images.")
+    if plan["on_bad"] == "skip" and len(entries) > max(plan["max_bad"] * total, until):
+        raise DataError(f"{said}, more than {plan['max_bad'] * 100:.3g}%: {few}. Repair them, move them elsewhere, or "
+                        "pass a greater --max-bad.")
+    if plan["on_bad"] == "fail" and len(entries) > until:
+        raise KeptError(f"{said}: {few}. Repair them, or pass --on-bad skip, which leaves them out and lists them.")
 
 
 def _check_variety(job: Job, digests: Sequence[bytes]) -> None:
     if len(set(digests)) < 2:
         if reason := job.conversion(job.listing.items[0]).reason:
-            _check_rejected(job, {place: Rejected(item.name, reason) for place, item in enumerate(job.listing.items)})
+            check_rejected({"where": job.where, "total": len(job.listing.items)},
+                           {place: Rejected(item.name, reason) for place, item in enumerate(job.listing.items)})
         found = "holds a single image" if len(digests) < 2 else f"all its {len(digests)} images are copies of one file"
         raise DataError(f"{job.where}: {found}. Add others: some to train on, some to validate.")
 
 
-def _check_splits(job: Job, shards: Sequence[Shard | None], rejected: dict[int, Rejected]) -> None:
-    there = {shard.split for shard in shards if shard}
-    if not there or (job.val_fraction is not None and len(there) < 2):
+def _check_splits(plan: Mapping[str, Any], records: Sequence[Record], rejected: Mapping[int, Rejected]) -> None:
+    there = {record.shard.split for record in records if record.shard}
+    if not there or (plan["header"]["val_fraction"] is not None and len(there) < 2):
         split = "val" if TRAIN in there else "train"
         first = rejected[min(rejected)]
-        raise DataError(f"{job.where}: no image of the {split} split can be read, such as {first.path} "
+        raise DataError(f"{plan['where']}: no image of the {split} split can be read, such as {first.path} "
                         f"({first.reason}). Repair them, or choose another --val-fraction.")
 
 

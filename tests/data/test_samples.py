@@ -12,8 +12,9 @@ import pytest
 
 from bricscli.data import samples
 from bricscli.data.collection import find_images, open_folder
-from bricscli.data.images import encode_png
-from bricscli.data.samples import SampleFolder, newest_samples, sheet_path
+from bricscli.data.images import Pixels, encode_png
+from bricscli.data.marks import digest_settings, encode_sample
+from bricscli.data.samples import SampleFolder, newest_samples, sheet_path, strict_settings
 from bricscli.data.shards import ShardSet, read_manifest
 from bricscli.errors import BricsError, DataError
 from bricscli.tasks.prepare import prepare_toy
@@ -27,7 +28,11 @@ def settings(format: str, **more: Any) -> dict[str, Any]:
 
 
 def png(seed: int) -> bytes:
-    return encode_png(np.random.default_rng(seed).integers(0, 256, (3, 8, 8)).astype(np.uint8))
+    return encode_sample(pixels(seed), seed, digest_settings(strict_settings(settings("png"))))
+
+
+def pixels(seed: int) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (3, 8, 8)).astype(np.uint8)
 
 
 def create(path: Path, format: str, **more: Any) -> SampleFolder:

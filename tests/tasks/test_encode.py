@@ -77,11 +77,17 @@ def test_the_same_again_does_nothing_and_the_batch_changes_nothing(
     assert folder_bytes(run.codes) == before, "how many are held at a time changes no bit"
 
 
-def test_codes_of_another_checkpoint_replace_the_old_ones_whole(copied: Trained) -> None:
+def test_codes_of_another_checkpoint_replace_the_old_ones_whole(
+    copied: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says so."""
     run = copied.autoencoder
     older = list_checkpoints(run.checkpoints)[-2]
-    (run.path / "codes-new").mkdir()  # what a killed process may leave behind
+    (run.path / ".brics-part-codes" / "0123" / "data").mkdir(parents=True)  # what a killed process may leave behind
     encode(run, copied.data, device=CPU, checkpoint=older.name)
+    data, first = ShardSet.open(copied.data).digest[:8], checkpoint_digest(list_checkpoints(run.checkpoints)[-1]) or ""
+    assert (f"codes: codes of data ({data}) by autoencoder {first[:8]} were there and are replaced by codes of data "
+            f"({data}) by autoencoder {(checkpoint_digest(older) or '')[:8]}") in capsys.readouterr().err
     assert ShardSet.open(run.codes).header["autoencoder"]["digest"] == checkpoint_digest(older)
     assert sorted(path.name for path in run.path.iterdir() if path.is_dir()) == ["checkpoints", "codes", "sheets"]
     with pytest.raises(MismatchError) as caught:

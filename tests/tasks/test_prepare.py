@@ -279,7 +279,7 @@ def test_few_unreadable_files_are_listed(tmp_path: Path) -> None:
     for i in range(199):
         (folder / f"{i:03d}.png").write_bytes(encode_png(picture(i, 8, 8)))
     (folder / "100b.jpg").write_text("this is a text")
-    done = prepare_folder(tmp_path / "set", folder=folder, resolution=8)
+    done = prepare_folder(tmp_path / "set", folder=folder, resolution=8, on_bad="skip")
     assert [tuple(entry) for entry in done.rejected] == [("100b.jpg", "not an image, or a damaged one")]
     assert sum(done.dataset.splits.values()) == 199
     val, train = done.dataset.split("val"), done.dataset.split("train")
@@ -297,7 +297,7 @@ def test_too_many_unreadable_files_are_an_error(tmp_path: Path) -> None:
     for name in "abcd":
         (folder / f"{name}.jpg").write_text("this is a text")
     with pytest.raises(DataError, match=r"4 of 24 image files cannot be read, more than 1%: a.jpg \(not") as refused:
-        prepare_folder(tmp_path / "set", folder=folder, resolution=8)
+        prepare_folder(tmp_path / "set", folder=folder, resolution=8, on_bad="skip")
     assert "c.jpg" in str(refused.value) and "d.jpg" not in str(refused.value) and "\n" not in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
@@ -547,7 +547,7 @@ def test_what_is_rejected_leaves_a_hole_and_moves_nothing(tmp_path: Path, sample
     def make(name: str, *fails: tuple[int, str]) -> Prepared:
         items = [Drawn(str(i), "val" if i > 280 else "train", fails=dict(fails).get(i, "")) for i in range(300)]
         return prepare_items(tmp_path / name, listing(*items), resolution=8, samples_per_shard=samples_per_shard,
-                             workers=1)
+                             workers=1, on_bad="skip")
 
     whole = make("whole")
     done = make("holes", (5, "digest"), (14, "load"), (299, "load"))
@@ -566,7 +566,7 @@ def test_a_split_of_which_nothing_can_be_read(tmp_path: Path) -> None:
     first = min(items, key=lambda item: item.digest())
     items = [replace(item, fails="load" if item == first else "") for item in items]
     with pytest.raises(DataError, match=rf"drawn: no image of the val split can be read, such as {first.name} \(cann"):
-        prepare_items(tmp_path / "set", listing(*items), resolution=8, val_fraction=0.001)
+        prepare_items(tmp_path / "set", listing(*items), resolution=8, val_fraction=0.001, on_bad="skip")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -581,8 +581,9 @@ def test_the_work_is_given_up_where_too_much_is_bad(tmp_path: Path, monkeypatch:
             seen.append(description)
             yield item
 
-    with pytest.raises(DataError, match=r"drawn: 20 of 90 image files cannot be read, more than 1%: 0 \(cannot"):
-        prepare_items(tmp_path / "set", listing(*items), resolution=8, samples_per_shard=30, progress=progress)
+    with pytest.raises(DataError, match=r"drawn: 20 of 90 image files cannot be read so far, more than 1%: 0 \(cannot"):
+        prepare_items(tmp_path / "set", listing(*items), resolution=8, samples_per_shard=30, progress=progress,
+                      on_bad="skip")
     assert seen.count("preparing") == 30 and list(tmp_path.iterdir()) == []
 
 

@@ -136,7 +136,8 @@ def test_files_that_cannot_be_kept(tmp_path: Path, data: bytes, words: str, work
 def test_a_damaged_original_is_rejected_as_others_are(tmp_path: Path) -> None:
     files = originals(tmp_path / "photos", "png", 120)
     (tmp_path / "photos" / "5.png").write_bytes(files["5.png"][:-30])
-    done = prepare_folder(tmp_path / "set", folder=tmp_path / "photos", resolution=16, format="original")
+    done = prepare_folder(tmp_path / "set", folder=tmp_path / "photos", resolution=16, format="original",
+                          on_bad="skip")
     assert [entry.path for entry in done.rejected] == ["5.png"] and sum(done.dataset.splits.values()) == 119
 
 

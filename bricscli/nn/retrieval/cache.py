@@ -5,6 +5,8 @@ What is left of a query is linear interpolation along the key: A[g, pixel, node,
 church64x4 A is 146 MiB in float32, twice the table; two rows are read for a level instead of eight.
 """
 
+from threading import Lock
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,7 @@ class RetrievalCache:
     """
 
     def __init__(self) -> None:
+        self._lock = Lock()  # passes of several threads make A once
         self.clear()
 
     def __reduce__(self) -> tuple[type["RetrievalCache"], tuple[()]]:
@@ -57,10 +60,13 @@ class RetrievalCache:
         """As `portable.retrieve` without gradients, for keys `(N_h, B, H_d, W_d)`; A is kept in `dtype`."""
         size = (keys.shape[2], keys.shape[3])
         state = (table.data_ptr(), table._version, table.device, table.dtype, tuple(table.shape), size, dtype)
-        if state != self._made_from or self._hoisted is None:
-            self.clear()  # before the new one is made: there is never room for two
-            self._hoisted, self._made_from = resample(table.detach(), levels, size, dtype), state
-        return _interpolate(self._hoisted, keys, [level.resolution for level in levels])
+        with self._lock:
+            hoisted = self._hoisted
+            if state != self._made_from or hoisted is None:
+                hoisted = None
+                self.clear()  # before the new one is made: there is never room for two
+                self._hoisted, self._made_from = hoisted, _ = resample(table.detach(), levels, size, dtype), state
+        return _interpolate(hoisted, keys, [level.resolution for level in levels])
 
 
 def _interpolate(hoisted: Tensor, keys: Tensor, resolutions: list[int]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from bricscli import files
 from bricscli.build import build_schedule
 from bricscli.data.images import encode_png
+from bricscli.data.marks import encode_sample
 from bricscli.data.samples import SampleFolder
 from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.run.directory import RunDirectory
@@ -58,7 +59,7 @@ def draw_samples(run: RunDirectory, count: int = 3) -> None:
         "format": "png", "resolution": 16, "denoiser": {"run": run.name, "digest": "d"}, "sampling": {"steps": 4},
         "class": None}, {"torch": "2.0"})
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 16, 16), dtype=np.uint8)
-    folder.add({seed: encode_png(image) for seed, image in enumerate(pixels)})
+    folder.add({seed: encode_sample(image, seed, folder.settings_digest) for seed, image in enumerate(pixels)})
 
 
 def headings(html: str) -> list[str]:
