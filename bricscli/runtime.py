@@ -1,13 +1,18 @@
 """Where a run happens: device, and random numbers that depend on nothing but a seed and a position."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from bricscli.errors import RecipeError
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 #: Rows per forward pass of `in_passes`.
 PASS_WIDTH = {"cpu": 8, "cuda": 32}
@@ -30,6 +35,22 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(f"--device: there is no `{name}` here (CUDA devices: {torch.cuda.device_count()}). Use cpu.")
     return device
+
+
+def one_thread_each(function: Callable[[A], B], items: Sequence[A], device: torch.device) -> list[B]:
+    """function(item) for each item; on a CPU torch's threads share the items, and each item is one thread's.
+
+    Kernels round differently by how many threads share them: so results are the same on any number of cores.
+    `function` has to bear several calls at a time.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        return [function(item) for item in items]
+    try:
+        with ThreadPoolExecutor(threads, "brics-pass", torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(threads)  # of threads to come; this one has kept its own
 
 
 def derive_seed(seed: int, *position: int | str) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bricscli.commands import options
+from bricscli.commands import in_parts, options
 
 if TYPE_CHECKING:
     from bricscli.tasks.eval.generation import Plan
@@ -43,6 +43,8 @@ def fid(
     out: Out = None,
     force: Force = False,
     device: options.Device = "auto",
+    part: in_parts.Part = None,
+    devices: in_parts.Devices = 1,
 ) -> None:
     """Fréchet distance between samples and a reference: FID, as a protocol has it.
 
@@ -60,7 +62,7 @@ def fid(
         raise RecipeError(f"--features: `{features}` is unknown. Use random, or choose a --protocol.")
     by_protocol = choose_fid(protocol)
     plan = Plan(None, RANDOM, {}) if features else by_protocol
-    _evaluate(plan, ref, samples, split, limit, out, force, device, anchors=anchors)
+    _evaluate(plan, ref, samples, split, limit, out, force, device, part, devices, anchors=anchors)
 
 
 def everything(
@@ -77,6 +79,8 @@ def everything(
     out: Out = None,
     force: Force = False,
     device: options.Device = "auto",
+    part: in_parts.Part = None,
+    devices: in_parts.Devices = 1,
 ) -> None:
     """All metrics of a protocol, from one pass over samples and reference.
 
@@ -87,7 +91,8 @@ def everything(
     from bricscli.tasks.eval.generation import choose_plan
 
     plan = choose_plan(protocol, metrics.split(",") if metrics is not None else None)
-    _evaluate(plan, ref, samples, split, limit, out, force, device, anchors=anchors, skip_missing=skip_missing)
+    _evaluate(plan, ref, samples, split, limit, out, force, device, part, devices, anchors=anchors,
+              skip_missing=skip_missing)
 
 
 def statistics(
@@ -98,6 +103,8 @@ def statistics(
     features: Annotated[str, typer.Option(help="inception, inception_clean, clip, vgg16, dinov2 or "
                                                "random.")] = "inception",
     device: options.Device = "auto",
+    part: in_parts.Part = None,
+    devices: in_parts.Devices = 1,
 ) -> None:
     """Mean and covariance of a reference's features as a file that can be given to --ref, here or elsewhere.
 
@@ -108,10 +115,15 @@ def statistics(
     """
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
-    from bricscli.tasks.eval.references import save_statistics
+    from bricscli.tasks.eval.references import StatisticsWork
 
-    about = save_statistics(ref, split, options.DATA_ROOT, features, out, choose_device(device))
-    say(f"{out}: statistics of {about['images']:,} images of {about['name']}, {features} features.")
+    chosen = in_parts.begin(part, devices, device)
+    work = StatisticsWork(ref, split, options.DATA_ROOT, features, out, choose_device(device))
+    if chosen is not None:
+        in_parts.tell_part(work.kept, chosen, *work.keep_part(chosen))
+        return
+    work.save()
+    say(f"{out}: statistics of {work.about['images']:,} images of {work.about['name']}, {features} features.")
 
 
 def newest() -> Path:
@@ -125,23 +137,29 @@ def newest() -> Path:
 
 
 def _evaluate(plan: "Plan", ref: str, samples: Path | None, split: str | None, limit: int | None, out: Path | None,
-              force: bool, device: str, *, anchors: Path | None, skip_missing: bool = False) -> None:
+              force: bool, device: str, part: str | None, devices: int, *, anchors: Path | None,
+              skip_missing: bool = False) -> None:
     from bricscli import files
     from bricscli.data.collection import open_folder
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.eval.anchors import decode_anchors
-    from bricscli.tasks.eval.generation import evaluate_generation, load_extractors
+    from bricscli.tasks.eval.generation import Comparison, load_extractors
     from bricscli.tasks.eval.references import check_name, open_reference
     from bricscli.tasks.eval.results import describe_result, place_of_results, save_result
 
     place = choose_device(device)
     check_name(ref)
+    folder = samples or newest()
+    chosen = in_parts.begin(part, devices, device, *([] if samples else ["--samples", str(folder)]))
     plan, extractors = load_extractors(plan, place, skip_missing)
     reference = open_reference(ref, split, options.DATA_ROOT, assumed=plan.extractors[0])
-    folder = samples or newest()
     images, results = open_folder(folder), out or place_of_results(folder, options.RUNS_ROOT)
     files.check_writable(results)
-    compared = decode_anchors(anchors, images.used(limit), place) if anchors else {}
-    result = evaluate_generation(images, reference, plan, extractors, anchors=compared, force=force, limit=limit)
+    work = Comparison(images, reference, plan, extractors, force=force, limit=limit, device=place, results=results)
+    if chosen is not None:
+        in_parts.tell_part(work.kept, chosen, *work.keep_part(chosen))
+        return
+    result = work.measure(decode_anchors(anchors, images.used(limit), place) if anchors else {})
     say("\n".join([*describe_result(result), f"written to {save_result(result, results)}"]))
+    work.forget()
