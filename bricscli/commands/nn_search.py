@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bricscli.commands import options
+from bricscli.commands import in_parts, options
 
 
 def nn_search(
@@ -32,6 +32,8 @@ def nn_search(
                                           "of the training set are compared by. Samples that do not fit wait for "
                                           "another pass over the training set.")] = 4.0,
     device: options.Device = "auto",
+    part: in_parts.Part = None,
+    devices: in_parts.Devices = 1,
 ) -> None:
     """The training images nearest to each sample, and how many samples are copies.
 
@@ -52,8 +54,7 @@ def nn_search(
     from bricscli.errors import DataError
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
-    from bricscli.tasks.nn_search import check_metric, describe_result, load_embedding
-    from bricscli.tasks.nn_search import nn_search as search
+    from bricscli.tasks.nn_search import Search, check_metric, describe_result, load_embedding
 
     place = choose_device(device)
     check_metric(metric)
@@ -62,7 +63,13 @@ def nn_search(
     if any(Path(where).resolve() in (folder / "sheet.png").resolve().parents for where in (queries, ref)):
         raise DataError(f"{folder}: lies in a folder that is searched, whose images its sheets would be. "
                         "Choose another --out.")
+    chosen = in_parts.begin(part, devices, device)
     embedding, digest = load_embedding(metric, place)
-    result = search(samples, reference, embedding, folder, weights_digest=digest, k=k, mirror=mirror, limit=limit,
-                    own=own, quantile=quantile, memory=memory)
+    work = Search(samples, reference, embedding, folder, weights_digest=digest, k=k, mirror=mirror, limit=limit,
+                  own=own, quantile=quantile, memory=memory)
+    if chosen is not None:
+        work.keep_part(chosen)
+        say(f"{folder}: part {chosen} is done. When all parts are, the same command without --part writes the result.")
+        return
+    result = work.finish()
     say("\n".join([*describe_result(result), f"written to {folder}: neighbours.json, sheet.png, closest.png"]))

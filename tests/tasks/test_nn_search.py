@@ -24,7 +24,8 @@ from bricscli.metrics.embeddings import DISTANCES, Embedding, feature_embedding,
 from bricscli.run.lock import lock_folder
 from bricscli.tasks import nn_search as search_task
 from bricscli.tasks import reference_stream
-from bricscli.tasks.nn_search import OWN_SEED, describe_result, load_embedding, neighbour_sheet, nn_search
+from bricscli.tasks.neighbour_sheets import neighbour_sheet
+from bricscli.tasks.nn_search import OWN_SEED, describe_result, load_embedding, nn_search
 from bricscli.tasks.prepare import prepare_toy
 from bricscli.tasks.reference_stream import plan_memory
 
@@ -212,7 +213,7 @@ def test_killed_and_started_again(images: int, memory: float, data: Path, val: I
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "out" / "progress.npz").exists() and not (tmp_path / "out" / "neighbours.json").exists()
-    monkeypatch.setattr(search_task, "_write_sheets", lambda *arguments: None)
+    monkeypatch.setattr(search_task, "write_sheets", lambda *arguments: None)
     read, seen = train.read, [0]
 
     def counting(i: int) -> Pixels:
