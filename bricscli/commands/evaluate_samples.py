@@ -1,7 +1,7 @@
 """`brics eval fid`, `all` and `statistics`: samples against a reference, by a protocol."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,8 +16,9 @@ Compared = Annotated[str, typer.Option("--ref", metavar="REF", help="What the sa
                                        "data set, by path, name or a part of its name, a folder of images, a "
                                        "statistics file, or a published statistic such as "
                                        "cleanfid:lsun_church:trainfull:256.")]
-Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: train, of "
-                                                "which FID is measured; val for reconstruction; all for spectrum).")]
+Split = Annotated[Literal["train", "val", "all"] | None,
+                  typer.Option(help="Which part of a prepared REF (default: train, of which FID is measured; val for "
+                                    "reconstruction; all for spectrum).")]
 Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, chosen at random "
                                          "once and for all; where samples are compared, so many samples.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run, or "
@@ -120,7 +121,7 @@ def statistics(
     chosen = in_parts.begin(part, devices, device)
     work = StatisticsWork(ref, split, options.DATA_ROOT, features, out, choose_device(device))
     if chosen is not None:
-        in_parts.tell_part(work.kept, chosen, *work.keep_part(chosen))
+        in_parts.tell_part(work.kept, chosen, in_parts.chunks(*work.keep_part(chosen)))
         return
     work.save()
     say(f"{out}: statistics of {work.about['images']:,} images of {work.about['name']}, {features} features.")
@@ -158,7 +159,7 @@ def _evaluate(plan: "Plan", ref: str, samples: Path | None, split: str | None, l
     files.check_writable(results)
     work = Comparison(images, reference, plan, extractors, force=force, limit=limit, device=place, results=results)
     if chosen is not None:
-        in_parts.tell_part(work.kept, chosen, *work.keep_part(chosen))
+        in_parts.tell_part(work.kept, chosen, in_parts.chunks(*work.keep_part(chosen)))
         return
     result = work.measure(decode_anchors(anchors, images.used(limit), place) if anchors else {})
     say("\n".join([*describe_result(result), f"written to {save_result(result, results)}"]))

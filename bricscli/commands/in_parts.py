@@ -38,13 +38,19 @@ def begin(part: str | None, devices: int, device: str, *more: str) -> "ParsedPar
     return None
 
 
-def tell_part(where: object, part: "ParsedPart", chunks: int, resumed: int) -> None:
-    """The last line of a part."""
+def tell_part(where: object, part: "ParsedPart", what: str = "") -> None:
+    """The last line of a part, unless `--devices` asked for it."""
+    from bricscli.copies import PARENT
     from bricscli.run.log import say
 
-    there = f", {resumed} of which were there already" if resumed else ""
-    say(f"{where}: part {part} is done: {chunks} chunks{there}. When all parts are, the same command without --part "
-        "writes the result.")
+    if PARENT not in os.environ:
+        say(f"{where}: part {part} is done{what}. When all parts are, the same command without --part writes the "
+            "result.")
+
+
+def chunks(count: int, there: int) -> str:
+    """How many chunks a part had, and how many of them were there already, in words."""
+    return f": {count} chunks" + (f", {there} of which were there already" if there else "")
 
 
 def _environments(count: int, device: str) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """`brics nn-search`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,8 +17,8 @@ def nn_search(
                                              "pixel, mean squared difference, needs no download.")] = "lpips-alex",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the result goes (default: beside the samples, "
                                                                  "as SAMPLES-neighbours-METRIC).")] = None,
-    split: Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: "
-                                                   "train).")] = None,
+    split: Annotated[Literal["train", "val", "all"] | None,
+                     typer.Option(help="Which part of a prepared REF (default: train).")] = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Compare with mirror images of the training images too, as "
                                                           "after training with flips.")] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only so many samples, chosen at random once "
@@ -38,7 +38,8 @@ def nn_search(
     """The training images nearest to each sample, and how many samples are copies.
 
     Exact: no neighbour is missed and distances are LPIPS itself. The training set is read once, from beginning to end,
-    and kept nowhere; an interrupted search goes on with the same command. DIR gets neighbours.json, sheet.png (samples
+    and kept nowhere; an interrupted search goes on with the same command. Parts go through blocks of 1024 training
+    images; any number of them gives the same bytes. DIR gets neighbours.json, sheet.png (samples
     at the left, their neighbours at the right) and closest.png (the samples that are nearest to a training image).
 
     Copies: there is no distance below which an image is a copy in all data. Here a sample counts as one where it is
@@ -69,7 +70,7 @@ def nn_search(
                   own=own, quantile=quantile, memory=memory)
     if chosen is not None:
         work.keep_part(chosen)
-        say(f"{folder}: part {chosen} is done. When all parts are, the same command without --part writes the result.")
+        in_parts.tell_part(folder, chosen)
         return
     result = work.finish()
     say("\n".join([*describe_result(result), f"written to {folder}: neighbours.json, sheet.png, closest.png"]))

@@ -176,8 +176,6 @@ def _check(queries: ImageCollection, reference: ImageCollection, embedding: Embe
     for name, value, least in (("-k", k, 1), ("--own", own, 0)):
         if value < least:
             raise RecipeError(f"{name}: {value} is too small. Use at least {least}.")
-    if own == 1:
-        raise RecipeError("--own: one training image's distance is no scale. Use at least 2, or 0 to judge no copies.")
     if not 0 < quantile <= 0.5:
         raise RecipeError(f"--quantile: {quantile:g} is not above 0 and at most 0.5. Use 0.01 for one in a hundred.")
 
@@ -258,7 +256,8 @@ def describe_result(result: dict[str, Any]) -> list[str]:
              f"{reference['name']}{split}{mirror}, by {protocol['metric']['label']}",
              f"the nearest: {nearest['name']}, {found['distance']:.4g} from {found.get('source', found['name'])}"]
     if copies is None:
-        return [*lines, "copies: not judged without distances of training images to each other"]
+        return [*lines, f"copies: not judged, since the distances of {own['images']} training images to others are no "
+                "scale (--own)"]
     lines.append(f"copies: {copies['count']} of {queries['images']} samples are nearer to a training image than "
                  f"{copies['limit']:.4g}, or identical{_doubt(copies)}; {_chance(copies)}")
     if alone is not None:

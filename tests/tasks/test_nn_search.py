@@ -321,6 +321,10 @@ def test_what_is_refused_and_what_is_warned_of(val: ImageCollection, train: Imag
     with pytest.raises(DataError, match="small: 16x16 is too small for lpips-alex, which needs sides of at least 31"):
         nn_search(small, small, Embedding("lpips-alex", lambda x: x, CPU), out)
     assert not out.exists()
+    one = nn_search(small, small, pixel, tmp_path / "one", k=1, own=1)
+    assert one["copies"] is None and one["alone"] is None and "copy" not in one["queries"][0]
+    assert "the distances of 1 training images to others are no scale" in "\n".join(describe_result(one))
+    capsys.readouterr()
     result = nn_search(small, small, pixel, out, k=3, own=0)
     said = capsys.readouterr().err
     assert "has 2 images, so that no sample has 3 neighbours" in said and "is the reference itself" in said

@@ -11,7 +11,7 @@ import torch
 from bricscli.app import main
 from bricscli.data.collection import ImageCollection, find_images
 from bricscli.data.images import Pixels, encode_png
-from bricscli.errors import BricsError, DataError, RecipeError
+from bricscli.errors import BricsError, DataError
 from bricscli.metrics.embeddings import Embedding, lpips_embedding, pixel_embedding
 from bricscli.metrics.neighbours import Nearest
 from bricscli.parts import Part
@@ -128,8 +128,6 @@ def test_parts_of_another_plan_or_search_are_refused(tmp_path: Path, sides: tupl
     with (lock_folder(tmp_path / "out" / "part-1-of-3"),
           pytest.raises(BricsError, match=f"part-1-of-3: is in use by process {os.getpid()}")):
         work().keep_part(Part(1, 3))
-    with pytest.raises(RecipeError, match="--own: one training image's distance is no scale"):
-        work(own=1)
 
 
 def test_merging_takes_the_nearest_and_the_first_among_equals() -> None:

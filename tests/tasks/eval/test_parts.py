@@ -200,6 +200,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert brics(*words, "--part", "2/2", "--devices", "2", monkeypatch=monkeypatch) == 2
     assert brics(*words, "--part", "3/2", monkeypatch=monkeypatch) == 2
     assert "Write the part's number" in capsys.readouterr().err
+    assert brics(*words, "--split", "bogus", monkeypatch=monkeypatch) == 2
     started: list[Any] = []
 
     def copies(lines: Any, environments: Any) -> None:
