@@ -71,7 +71,7 @@ def run_world(count: int, option: str) -> None:
     They meet in a file and talk over the loopback interface: nothing listens to other machines. Each gets its share of
     the processor's cores. Raises CopyFailed.
     """
-    words, loopback = _without(option, sys.argv[1:]), "lo0" if sys.platform == "darwin" else "lo"
+    words, loopback = typed(option), "lo0" if sys.platform == "darwin" else "lo"
     with tempfile.TemporaryDirectory(prefix="brics-") as folder:
         shared = {RENDEZVOUS: os.path.join(folder, "meeting"), "WORLD_SIZE": str(count),
                   "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback,
@@ -93,13 +93,13 @@ def follow_parent() -> None:
     threading.Thread(target=follow, daemon=True, name="brics-parent").start()
 
 
-def _without(option: str, words: Sequence[str]) -> list[str]:
-    """The words but `option VALUE` and `option=VALUE`."""
-    kept, rest = list[str](), iter(words)
+def typed(*without: str) -> list[str]:
+    """The words of this command line, but for options that are named, with their values."""
+    kept, rest = list[str](), iter(sys.argv[1:])
     for word in rest:
-        if word == option:
+        if word in without:
             next(rest, None)
-        elif not word.startswith(f"{option}="):
+        elif word.partition("=")[0] not in without:
             kept.append(word)
     return kept
 

@@ -3,14 +3,18 @@
 import hashlib
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from bricscli.errors import BricsError, RecipeError
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 #: Rows per forward pass of `in_passes`.
 PASS_WIDTH = {"cpu": 8, "cuda": 32}
@@ -38,6 +42,22 @@ def choose_device(name: str = "auto") -> torch.device:
 def count_gpus() -> int:
     """CUDA devices that this process may use."""
     return torch.cuda.device_count()
+
+
+def one_thread_each(function: Callable[[A], B], items: Sequence[A], device: torch.device) -> list[B]:
+    """function(item) for each item; on a CPU torch's threads share the items, and each item is one thread's.
+
+    Kernels round differently by how many threads share them: so results are the same on any number of cores.
+    `function` has to bear several calls at a time.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        return [function(item) for item in items]
+    try:
+        with ThreadPoolExecutor(threads, "brics-pass", torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(threads)  # of threads to come; this one has kept its own
 
 
 def derive_seed(seed: int, *position: int | str) -> int:
@@ -88,15 +108,15 @@ def _most_memory(device: torch.device) -> int:
 
 
 def in_passes(
-    function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device, one_thread_each: bool = False
+    function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device, one_thread: bool = False
 ) -> Tensor:
     """Applies `function` on `device`, without gradients, to passes of one fixed width; the result is on the CPU.
 
     Kernels round differently at different widths. With one width, the last pass padded by copies of its first row, a
     row's result depends on that row alone, whatever is computed beside it.
 
-    On a CPU they also round differently by the number of threads that share a pass. `one_thread_each`: the threads
-    share the passes instead, so that a row's result is the same on any number of cores. `function` then has to bear
+    On a CPU they also round differently by the number of threads that share a pass. `one_thread`: the threads share
+    the passes instead, so that a row's result is the same on any number of cores. `function` then has to bear
     several calls at a time.
     """
     width = PASS_WIDTH[device.type]
@@ -106,13 +126,6 @@ def in_passes(
         with torch.no_grad():  # each thread has a mode of its own
             return function(padded.to(device))[: len(part)].cpu()
 
-    threads = torch.get_num_threads()
     with deterministic_algorithms(device):
-        if device.type != "cpu" or not one_thread_each or threads == 1:
-            return torch.cat([run(part) for part in inputs.split(width)])
-        pool = ThreadPoolExecutor(threads, "brics-pass", torch.set_num_threads, (1,))
-        try:
-            return torch.cat(list(pool.map(run, inputs.split(width))))
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # of threads to come; this one has kept its own
+        parts = inputs.split(width)
+        return torch.cat(one_thread_each(run, parts, device) if one_thread else [run(part) for part in parts])

@@ -30,7 +30,7 @@ ALLOWED = {
     "build": {"recipe", "nn", "diffusion", "losses"},
     "report": {"metrics", "data", "files", "errors"},
     "paper": {"errors"},
-    "metrics": {"nn", "weights", "errors"},
+    "metrics": {"nn", "runtime", "weights", "errors"},
     "losses": {"nn", "weights", "errors"},
     "diffusion": {"nn"},
     "run": {"recipe", "files", "strict_json", "tensor_files", "errors", "__version__"},

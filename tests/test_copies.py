@@ -112,8 +112,9 @@ def test_a_world_meets_in_a_file_on_the_loopback_interface(run: Run, tmp_path: P
 
 
 @pytest.mark.parametrize("words", [["--devices", "2", "-r", "a"], ["-r", "a", "--devices=2"], ["-r", "a"]])
-def test_what_asked_for_copies_is_not_passed_on(words: list[str]) -> None:
-    assert copies._without("--devices", words) == ["-r", "a"]
+def test_what_asked_for_copies_is_not_passed_on(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["brics", *words])
+    assert copies.typed("--devices") == ["-r", "a"]
 
 
 def test_a_copy_ends_when_the_process_that_started_it_is_gone(tmp_path: Path) -> None:

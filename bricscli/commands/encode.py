@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bricscli.commands import options
+from bricscli.commands import options, processes
 
 
 def encode(
@@ -17,8 +17,8 @@ def encode(
     checkpoint: options.Checkpoint = None,
     allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
-    part: options.PartOf = None,
-    devices: options.Devices = None,
+    part: processes.MadePart = None,
+    devices: processes.Devices = None,
 ) -> None:
     """Encode every image of a data set into its key code, or another latent, for train-diffusion.
 
@@ -27,6 +27,7 @@ def encode(
 
     Example: brics encode --run runs/church64x4
     """
+    from bricscli.copies import typed
     from bricscli.parts import WHOLE, parse_part
     from bricscli.recipe.recipes import AutoencoderRecipe
     from bricscli.run.directory import RunDirectory
@@ -42,12 +43,12 @@ def encode(
     place, check = choose_device(device), partial(check_images, recipe=recipe_of(directory, AutoencoderRecipe))
     images = Path(options.at_hand(data, allow_host, check)) if data else trained_data(directory, options.DATA_ROOT)
     if devices is not None:
-        options.run_devices(run, devices, device, which)
+        processes.run_devices(run, devices, device, which)
         return
     if which != WHOLE:
         share = encode_part(directory, images, which, device=place, checkpoint=checkpoint,
-                            command=options.typed("--part"))
-        options.tell_share(run, which, share)
+                            command=typed("--part"))
+        processes.tell_share(run, which, share)
         return
     codes = run_encode(directory, images, device=place, checkpoint=checkpoint)
     shape = "x".join(map(str, [*codes.header["shape"][1:], codes.header["shape"][0]]))

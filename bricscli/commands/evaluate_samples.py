@@ -1,11 +1,11 @@
 """`brics eval fid`, `all` and `statistics`: samples against a reference, by a protocol."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bricscli.commands import options
+from bricscli.commands import options, processes
 
 if TYPE_CHECKING:
     from bricscli.tasks.eval.generation import Plan
@@ -16,8 +16,9 @@ Compared = Annotated[str, typer.Option("--ref", metavar="REF", help="What the sa
                                        "data set, by path, name, a part of its name or https:// or s3:// address, "
                                        "a folder of images, a statistics file, or a published statistic such as "
                                        "cleanfid:lsun_church:trainfull:256.")]
-Split = Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: train, of "
-                                                "which FID is measured; val for reconstruction; all for spectrum).")]
+Split = Annotated[Literal["train", "val", "all"] | None,
+                  typer.Option(help="Which part of a prepared REF (default: train, of which FID is measured; val for "
+                                    "reconstruction; all for spectrum).")]
 Limit = Annotated[int | None, typer.Option(metavar="IMAGES", min=1, help="Use only so many images, chosen at random "
                                          "once and for all; where samples are compared, so many samples.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the JSON file goes (default: evals in the run, or "
@@ -44,6 +45,8 @@ def fid(
     force: Force = False,
     allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
+    part: processes.MeasuredPart = None,
+    devices: processes.Devices = None,
 ) -> None:
     """Fréchet distance between samples and a reference: FID, as a protocol has it.
 
@@ -61,7 +64,7 @@ def fid(
         raise RecipeError(f"--features: `{features}` is unknown. Use random, or choose a --protocol.")
     by_protocol = choose_fid(protocol)
     plan = Plan(None, RANDOM, {}) if features else by_protocol
-    _evaluate(plan, ref, samples, split, limit, out, force, device, allow_host, anchors=anchors)
+    _evaluate(plan, ref, samples, split, limit, out, force, device, allow_host, part, devices, anchors=anchors)
 
 
 def everything(
@@ -79,6 +82,8 @@ def everything(
     force: Force = False,
     allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
+    part: processes.MeasuredPart = None,
+    devices: processes.Devices = None,
 ) -> None:
     """All metrics of a protocol, from one pass over samples and reference.
 
@@ -89,7 +94,7 @@ def everything(
     from bricscli.tasks.eval.generation import choose_plan
 
     plan = choose_plan(protocol, metrics.split(",") if metrics is not None else None)
-    _evaluate(plan, ref, samples, split, limit, out, force, device, allow_host, anchors=anchors,
+    _evaluate(plan, ref, samples, split, limit, out, force, device, allow_host, part, devices, anchors=anchors,
               skip_missing=skip_missing)
 
 
@@ -102,6 +107,8 @@ def statistics(
                                                "random.")] = "inception",
     allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
+    part: processes.MeasuredPart = None,
+    devices: processes.Devices = None,
 ) -> None:
     """Mean and covariance of a reference's features as a file that can be given to --ref, here or elsewhere.
 
@@ -112,11 +119,16 @@ def statistics(
     """
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
-    from bricscli.tasks.eval.references import save_statistics
+    from bricscli.tasks.eval.references import StatisticsWork
 
     ref = options.at_hand(ref, allow_host)
-    about = save_statistics(ref, split, options.DATA_ROOT, features, out, choose_device(device))
-    say(f"{out}: statistics of {about['images']:,} images of {about['name']}, {features} features.")
+    chosen = processes.begin(part, devices, device)
+    work = StatisticsWork(ref, split, options.DATA_ROOT, features, out, choose_device(device))
+    if chosen is not None:
+        processes.tell_part(work.kept, chosen, processes.chunks(*work.keep_part(chosen)))
+        return
+    work.save()
+    say(f"{out}: statistics of {work.about['images']:,} images of {work.about['name']}, {features} features.")
 
 
 def newest() -> Path:
@@ -130,24 +142,29 @@ def newest() -> Path:
 
 
 def _evaluate(plan: "Plan", ref: str, samples: Path | None, split: str | None, limit: int | None, out: Path | None,
-              force: bool, device: str, allow_host: list[str], *, anchors: Path | None, skip_missing: bool = False
-              ) -> None:
+              force: bool, device: str, allow_host: list[str], part: str | None, devices: int | None, *,
+              anchors: Path | None, skip_missing: bool = False) -> None:
     from bricscli import files
     from bricscli.data.collection import open_folder
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
     from bricscli.tasks.eval.anchors import decode_anchors
-    from bricscli.tasks.eval.generation import evaluate_generation, load_extractors
+    from bricscli.tasks.eval.generation import Comparison, load_extractors
     from bricscli.tasks.eval.references import check_name, open_reference
     from bricscli.tasks.eval.results import describe_result, place_of_results, save_result
 
     place = choose_device(device)
     check_name(ref)
+    folder = samples or newest()
+    chosen = processes.begin(part, devices, device, *([] if samples else ["--samples", str(folder)]))
     plan, extractors = load_extractors(plan, place, skip_missing)
     reference = open_reference(options.at_hand(ref, allow_host), split, options.DATA_ROOT, assumed=plan.extractors[0])
-    folder = samples or newest()
     images, results = open_folder(folder), out or place_of_results(folder, options.RUNS_ROOT)
     files.check_writable(results)
-    compared = decode_anchors(anchors, images.used(limit), place) if anchors else {}
-    result = evaluate_generation(images, reference, plan, extractors, anchors=compared, force=force, limit=limit)
+    work = Comparison(images, reference, plan, extractors, force=force, limit=limit, device=place, results=results)
+    if chosen is not None:
+        processes.tell_part(work.kept, chosen, processes.chunks(*work.keep_part(chosen)))
+        return
+    result = work.measure(decode_anchors(anchors, images.used(limit), place) if anchors else {})
     say("\n".join([*describe_result(result), f"written to {save_result(result, results)}"]))
+    work.forget()

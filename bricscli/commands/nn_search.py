@@ -1,11 +1,11 @@
 """`brics nn-search`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from bricscli.commands import options
+from bricscli.commands import options, processes
 
 
 def nn_search(
@@ -18,8 +18,8 @@ def nn_search(
                                              "pixel, mean squared difference, needs no download.")] = "lpips-alex",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the result goes (default: beside the samples, "
                                                                  "as SAMPLES-neighbours-METRIC).")] = None,
-    split: Annotated[str | None, typer.Option(help="Which part of a prepared REF: train, val or all (default: "
-                                                   "train).")] = None,
+    split: Annotated[Literal["train", "val", "all"] | None,
+                     typer.Option(help="Which part of a prepared REF (default: train).")] = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Compare with mirror images of the training images too, as "
                                                           "after training with flips.")] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only so many samples, chosen at random once "
@@ -34,11 +34,14 @@ def nn_search(
                                           "another pass over the training set.")] = 4.0,
     allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
+    part: processes.MeasuredPart = None,
+    devices: processes.Devices = None,
 ) -> None:
     """The training images nearest to each sample, and how many samples are copies.
 
     Exact: no neighbour is missed and distances are LPIPS itself. The training set is read once, from beginning to end,
-    and kept nowhere; an interrupted search goes on with the same command. DIR gets neighbours.json, sheet.png (samples
+    and kept nowhere; an interrupted search goes on with the same command. Parts go through blocks of 1024 training
+    images; any number of them gives the same bytes. DIR gets neighbours.json, sheet.png (samples
     at the left, their neighbours at the right) and closest.png (the samples that are nearest to a training image).
 
     Copies: there is no distance below which an image is a copy in all data. Here a sample counts as one where it is
@@ -54,8 +57,7 @@ def nn_search(
     from bricscli.errors import DataError
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
-    from bricscli.tasks.nn_search import check_metric, describe_result, load_embedding
-    from bricscli.tasks.nn_search import nn_search as search
+    from bricscli.tasks.nn_search import Search, check_metric, describe_result, load_embedding
 
     place = choose_device(device)
     check_metric(metric)
@@ -65,7 +67,13 @@ def nn_search(
     if any(Path(where).resolve() in (folder / "sheet.png").resolve().parents for where in (queries, ref)):
         raise DataError(f"{folder}: lies in a folder that is searched, whose images its sheets would be. "
                         "Choose another --out.")
+    chosen = processes.begin(part, devices, device)
     embedding, digest = load_embedding(metric, place)
-    result = search(samples, reference, embedding, folder, weights_digest=digest, k=k, mirror=mirror, limit=limit,
-                    own=own, quantile=quantile, memory=memory)
+    work = Search(samples, reference, embedding, folder, weights_digest=digest, k=k, mirror=mirror, limit=limit,
+                  own=own, quantile=quantile, memory=memory)
+    if chosen is not None:
+        work.keep_part(chosen)
+        processes.tell_part(folder, chosen)
+        return
+    result = work.finish()
     say("\n".join([*describe_result(result), f"written to {folder}: neighbours.json, sheet.png, closest.png"]))

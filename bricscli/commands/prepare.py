@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bricscli.commands import options as shared
+from bricscli.commands import processes
 from bricscli.commands.options import DATA_ROOT
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def prepare(
                                         "and stop, or leave them out and list them in the manifest.")] = "fail",
     max_bad: Annotated[float | None, typer.Option(metavar="SHARE", help="With --on-bad skip: more than this share of "
                                                   "the images is an error (default: 0.01).")] = None,
-    part: shared.PartOf = None,
+    part: processes.MadePart = None,
 ) -> None:
     """Turn images into a data set: WebDataset shards and a manifest.
 
@@ -57,6 +57,7 @@ def prepare(
 
     Example: brics prepare folder --from ~/Pictures/cats --resolution 64
     """
+    from bricscli.copies import typed
     from bricscli.data.sources import SOURCES, find_source
     from bricscli.parts import WHOLE, parse_part
     from bricscli.run.log import track
@@ -83,7 +84,7 @@ def prepare(
     if which == WHOLE:
         _tell(run_prepare(out, listing, **others))
     else:
-        shared.tell_share(out, which, prepare_part(out, listing, which, command=shared.typed("--part"), **others))
+        processes.tell_share(out, which, prepare_part(out, listing, which, command=typed("--part"), **others))
 
 
 def _refuse(word: str, chosen: Mapping[str, Any]) -> None:

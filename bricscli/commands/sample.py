@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bricscli.commands import options
+from bricscli.commands import options, processes
 
 
 def sample(
@@ -36,8 +36,8 @@ def sample(
     batch_size: Annotated[int, typer.Option(help="Images drawn before they are written; does not change them. Rounded "
                                                  "up to what one pass takes: 8 on a CPU, 32 on a GPU.")] = 64,
     device: options.Device = "auto",
-    part: options.PartOf = None,
-    devices: options.Devices = None,
+    part: processes.MadePart = None,
+    devices: processes.Devices = None,
 ) -> None:
     """Draw new images: one per seed, the same whatever the batch size, or the cores of a CPU.
 
@@ -47,6 +47,7 @@ def sample(
 
     Example: brics sample -n 50000 --out samples/
     """
+    from bricscli.copies import typed
     from bricscli.parts import WHOLE, parse_part
     from bricscli.run.log import say
     from bricscli.runtime import choose_device
@@ -59,12 +60,12 @@ def sample(
     out = out or chosen.samples
     asked = Asked(sampler=sampler, steps=steps, grid=grid, eta=eta, start=start, guidance=guidance)
     if devices is not None:
-        options.run_devices(out, devices, device, which, "--run", str(chosen.path), "--out", str(out))
+        processes.run_devices(out, devices, device, which, "--run", str(chosen.path), "--out", str(out))
         return
     how: dict[str, Any] = {"seeds": wanted, "device": choose_device(device), "asked": asked, "only": only, "ema": ema,
                            "format": format, "batch_size": batch_size}
     if which != WHOLE:
-        options.tell_share(out, which, sample_part(chosen, out, which, command=options.typed("--part"), **how))
+        processes.tell_share(out, which, sample_part(chosen, out, which, command=typed("--part"), **how))
         return
     done = sample_to_folder(chosen, out, **how)
     sheet = f"; the first of them in {done.sheet}" if done.sheet else ""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bricscli.commands import options
+from bricscli.commands import options, processes
 
 
 def train_ae(
@@ -24,7 +24,7 @@ def train_ae(
     allow_host: options.AllowHost = [],  # noqa: B006
     allow_drift: options.AllowDrift = False,
     device: options.Device = "auto",
-    devices: options.TrainingDevices = None,
+    devices: processes.TrainingDevices = None,
     determinism: options.Determinism = "fast",
 ) -> None:
     """Train the autoencoder: images -> key codes -> images.
@@ -52,7 +52,7 @@ def train_ae(
         found = look_up(data, allow_host) if is_remote(data) else Path(data)
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, found, start)]))
         return
-    if options.spread_over(devices, device):
+    if processes.spread_over(devices, device):
         return
     with join_world(device, exact=determinism == "exact") as world:
         with world.together():

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bricscli.commands import options
+from bricscli.commands import options, processes
 
 
 def train_diffusion(
@@ -33,7 +33,7 @@ def train_diffusion(
                                                          "about a fifth more time.")] = False,
     allow_host: options.AllowHost = [],  # noqa: B006
     device: options.Device = "auto",
-    devices: options.TrainingDevices = None,
+    devices: processes.TrainingDevices = None,
     determinism: options.Determinism = "fast",
     shard: Annotated[bool, typer.Option("--shard", help="Divide the denoiser among the processes (FSDP), where one GPU "
                                         "is too small for it: less memory, more to send.")] = False,
@@ -62,7 +62,7 @@ def train_diffusion(
     if dry_run:
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, autoencoder, start)]))
         return
-    if options.spread_over(devices, device):
+    if processes.spread_over(devices, device):
         return
     with join_world(device, exact=determinism == "exact", sharded=shard) as world:
         with world.together():

@@ -94,7 +94,7 @@ def find_pairs(image: Path | None, mask: str | None, table: Path | None, seed: i
 def _pictures(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
-            raise DataError(f"{path}: no such picture or folder.")
+            raise DataError(f"{path}: no such picture or folder. Name one that is there.")
         return [path]
     found = _images_in(path)
     if not found:
@@ -122,7 +122,7 @@ def _mask_for(image: Path, mask: str) -> str:
         raise RecipeError(f"--mask: `{mask}` is drawn from a seed. Write {mask}:0.")
     if not path.is_dir():
         if not path.exists():
-            raise DataError(f"{path}: no such mask.")
+            raise DataError(f"{path}: no such mask. Name a file, a folder, `{ALPHA}`, or a drawn one such as thick:7.")
         return mask
     found = [other for other in _images_in(path) if other.stem == image.stem]
     if len(found) != 1:
@@ -146,21 +146,21 @@ def _read_table(path: Path, seed: int) -> Iterator[Pair]:
             raise DataError(f"{where}: has {len(row)} values, not {len(columns)}. Put names with commas into quotes.")
         image, mask, *rest = (value.strip() for value in row)
         if rest and rest[0] and not re.fullmatch(r"[0-9]{1,15}", rest[0]):
-            raise DataError(f"{where}: seed `{rest[0]}` is no whole number from 0 on.")
+            raise DataError(f"{where}: seed `{rest[0]}` is no whole number from 0 on. Write one, or nothing.")
         if not image or not mask:
-            raise DataError(f"{where}: has no {'mask' if image else 'image'}.")
+            raise DataError(f"{where}: has no {'mask' if image else 'image'}. Name one in each line.")
         picture = path.parent / image
         if not picture.is_file():
-            raise DataError(f"{where}: {picture}: no such picture.")
+            raise DataError(f"{where}: {picture}: no such picture. Names are relative to the table.")
         try:
-            word = mask == ALPHA or _DRAWN.fullmatch(mask)
+            word = mask == ALPHA or _DRAWN.fullmatch(mask) or (mask in KINDS and not (path.parent / mask).exists())
             mask = _mask_for(picture, mask if word else str(path.parent / mask))
         except (DataError, RecipeError) as error:
             raise DataError(f"{where}: {error}") from None
         yield Pair(picture, mask, int(rest[0]) if rest and rest[0] else seed, where)
         count += 1
     if not count:
-        raise DataError(f"{path}: names no pictures.")
+        raise DataError(f"{path}: names no pictures. Write a line for each.")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Sequence[str]]]:

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: One number alone is no scale.
+LEAST_OWN = 2
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -42,9 +45,9 @@ class Verdict:
 
 
 def judge(samples: Sequence[float], own: Sequence[float], quantile: float = 0.01) -> Verdict | None:
-    """None where there are no finite `own` numbers."""
+    """None where there are fewer than `LEAST_OWN` finite `own` numbers."""
     scale = np.sort([number for number in own if math.isfinite(number)])
-    if not len(scale):
+    if len(scale) < LEAST_OWN:
         return None
     numbers = np.asarray(samples, np.float64)
     rank = max(1, math.floor(quantile * len(scale)))

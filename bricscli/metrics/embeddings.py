@@ -1,7 +1,8 @@
 """Distances between images as squared Euclidean distances of vectors, so that many of them are one matrix product.
 
 An embedding turns images (B,3,H,W) uint8 into vectors (B,D) float32 on its device: `|a - b|^2` is the distance that its
-name promises. In passes of one width, so that an image's vector depends on no other image.
+name promises. In passes of one width, one to a thread, so that an image's vector depends on no other image and on no
+number of cores.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bricscli.nn.lpips import LPIPS_WEIGHTS, LpipsEmbedding
+from bricscli.runtime import one_thread_each
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,18 @@ class Embedding:
 
     def passes(self, images: Tensor) -> Iterator[Tensor]:
         """(B,3,H,W) uint8 -> (<= width, D) float32 on the device, one after the other."""
-        for part in images.split(self.width):
-            missing = self.width - len(part)
-            padded = torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing else part
-            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                vectors = self.function(padded.to(self.device)).float()
-            yield vectors[: len(part)]
+        parts = images.split(self.width)
+        at_once = torch.get_num_threads() if self.device.type == "cpu" else 1
+        for start in range(0, len(parts), at_once):
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                vectors = one_thread_each(self._pass, parts[start : start + at_once], self.device)
+            yield from vectors
+
+    def _pass(self, part: Tensor) -> Tensor:
+        missing = self.width - len(part)
+        padded = torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing else part
+        with torch.no_grad():
+            return self.function(padded.to(self.device)).float()[: len(part)]
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B,D) float32 on the device."""

@@ -43,6 +43,15 @@ class Nearest:
         """Of some queries; the same memory."""
         return Nearest(self.distance[start:end], self.index[start:end], self.mirrored[start:end])
 
+    def merge(self, other: "Nearest") -> None:
+        """Adds what is nearest to the same queries among other images."""
+        k = self.distance.shape[1]
+        pairs = ((self.distance, other.distance), (self.index, other.index), (self.mirrored, other.mirrored))
+        distance, index, mirrored = (torch.cat(both, 1) for both in pairs)
+        chosen = index.argsort(1)  # by number, and then by distance, which leaves equals as they are
+        chosen = chosen.gather(1, distance.gather(1, chosen).argsort(dim=1, stable=True))[:, :k]
+        self.distance, self.index, self.mirrored = (x.gather(1, chosen) for x in (distance, index, mirrored))
+
 
 class NeighbourSearch:
     """Brings `nearest` up to date with every chunk. `queries`: (n,D) as `embed` gives them."""

@@ -60,7 +60,7 @@ def draw_latents(prior: Prior, seeds: Sequence[int], sampling: SamplingSpec, dev
 
         return prior.scaling.to_latent(run_sampler(sampling.sampler, predict, noise(), log_snr, noise, sampling.eta))
 
-    return in_passes(draw, torch.arange(len(seeds)), device, one_thread_each=True)
+    return in_passes(draw, torch.arange(len(seeds)), device, one_thread=True)
 
 
 def step_levels(sampling: SamplingSpec, schedule: Schedule) -> Tensor:
@@ -77,4 +77,4 @@ def decode_latents(autoencoder: Autoencoder, latents: Tensor, device: torch.devi
     def decode(rows: Tensor) -> Tensor:
         return to_uint8(autoencoder.decode_latent(rows))
 
-    return in_passes(decode, latents.float(), device, one_thread_each=True)
+    return in_passes(decode, latents.float(), device, one_thread=True)

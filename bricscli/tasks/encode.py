@@ -230,9 +230,9 @@ def _samples(job: _Job, shard: Shard, spread: _Spread | None, progress: Progress
     decode = functools.partial(decode_image, resolution=recipe.data.resolution)
     for batch in in_order(split, decode, extension, IMAGES_AT_A_TIME):
         real = to_float(torch.from_numpy(batch))
-        codes = {CODE: in_passes(latent, real, job.device, one_thread_each=True).half().numpy()}
+        codes = {CODE: in_passes(latent, real, job.device, one_thread=True).half().numpy()}
         if recipe.data.flip:
-            codes[FLIP] = in_passes(latent, real.flip(-1), job.device, one_thread_each=True).half().numpy()
+            codes[FLIP] = in_passes(latent, real.flip(-1), job.device, one_thread=True).half().numpy()
         for i, number in enumerate(range(seen, seen + len(batch))):
             latents = {name: array[i] for name, array in codes.items()}
             for array in latents.values():

@@ -13,12 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bricscli import files, weights
 from bricscli.data.collection import ImageCollection
-from bricscli.data.images import Pixels, encode_png
 from bricscli.data.loader import order
 from bricscli.errors import DataError, RecipeError
 from bricscli.metrics.copies import Verdict, judge, second_ratio, share_below
@@ -30,19 +28,27 @@ from bricscli.metrics.embeddings import (
     pixel_embedding,
 )
 from bricscli.metrics.neighbours import embed
+from bricscli.parts import WHOLE, Part
 from bricscli.run.lock import LOCK, lock_folder
 from bricscli.run.log import say, warn
 from bricscli.run.provenance import describe_process
 from bricscli.strict_json import read_json
+from bricscli.tasks.neighbour_sheets import CLOSEST, SHEET, write_sheets
+from bricscli.tasks.reference_parts import (
+    PART_FOLDER,
+    check_parts,
+    part_folder,
+    parts_in,
+    remove_parts,
+    search_all,
+)
 from bricscli.tasks.reference_stream import Found, ReferenceStream, plan_memory, refuse_other
 
-#: On a sheet, at most.
-SHEET_ROWS = 32
 #: Of the random choice of training images whose own nearest distances are the scale.
 OWN_SEED = 1
 #: Below this ratio of medians, being near is common among the samples and says little.
 DOUBTFUL = 0.8
-RESULT, PROGRESS, SHEET, CLOSEST = "neighbours.json", "progress.npz", "sheet.png", "closest.png"
+RESULT, PROGRESS = "neighbours.json", "progress.npz"
 
 
 def check_metric(name: str) -> None:
@@ -69,47 +75,93 @@ def load_embedding(name: str, device: torch.device) -> tuple[Embedding, str | No
     return lpips_embedding(name, weights.load_state(needed), device), digest
 
 
-def nn_search(queries: ImageCollection, reference: ImageCollection, embedding: Embedding, out: Path, *,
-              weights_digest: str | None = None, k: int = 8, mirror: bool = False, limit: int | None = None,
-              own: int = 500, quantile: float = 0.01, memory: float = 4.0, save_every: float = 10.0) -> dict[str, Any]:
-    """Searches, or goes on searching, and writes the result and its sheets into `out`; returns the result.
+class Search:
+    """A search, in one process or in parts, whose result and sheets go into `out`.
 
     `memory`: gigabytes for the vectors of queries and chunk. `own`: how many training images are queries themselves.
-    Raises DataError where sizes differ or `out` holds another search, RecipeError for a value out of range, BricsError
-    where another process is at it.
+    Raises DataError where sizes differ, RecipeError for a value out of range.
     """
-    _check(queries, reference, embedding, k=k, own=own, quantile=quantile)
-    numbers = queries.chosen(limit)
-    chosen = sorted(order(OWN_SEED, reference.count, 0)[:own].tolist()) if reference.count > 1 else []
-    probe = embed(torch.from_numpy(reference.read(0))[None], embedding)
-    plan = plan_memory(memory, probe.shape[2], mirror, len(numbers) + len(chosen), embedding.width)
-    protocol = {
-        "metric": {"name": embedding.name, "label": DISTANCES[embedding.name].label,
-                   "meaning": DISTANCES[embedding.name].meaning, "weights_sha256": weights_digest},
-        "k": k, "mirrored_too": mirror,
-        "own_distances": {"images": len(chosen), "of": reference.count, "seed": OWN_SEED}, "quantile": quantile,
-        "queries": queries.describe(limit), "reference": reference.describe(None), "device": embedding.device.type}
-    files.check_writable(out)
-    earlier = _read_result(out)
-    if earlier is not None:
-        refuse_other(out, earlier["protocol"], protocol)
-        say(f"{out}: this search is done already.")
-        return earlier
-    _check_place(out)
-    if reference.count < k:
-        warn(f"{reference.name}: has {reference.count} images, so that no sample has {k} neighbours.")
-    if (queries.digest, queries.split) == (reference.digest, reference.split):
-        warn(f"{queries.name}: is the reference itself, so that each image finds itself.")
-    out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(out):
-        stream = ReferenceStream(queries, numbers, reference, chosen, embedding, k, mirror, out / PROGRESS, protocol,
-                                 save_every)
-        found = stream.run(plan)
-        result = _describe(found, stream, protocol)
-        _write_sheets(out, result, queries, reference)
-        files.write_json(out / RESULT, result)
-        (out / PROGRESS).unlink(missing_ok=True)
-    return result
+
+    def __init__(self, queries: ImageCollection, reference: ImageCollection, embedding: Embedding, out: Path, *,
+                 weights_digest: str | None = None, k: int = 8, mirror: bool = False, limit: int | None = None,
+                 own: int = 500, quantile: float = 0.01, memory: float = 4.0, save_every: float = 10.0) -> None:
+        _check(queries, reference, embedding, k=k, own=own, quantile=quantile)
+        self._queries, self._reference, self._embedding, self._out = queries, reference, embedding, out
+        self._k, self._mirror, self._save_every, self._numbers = k, mirror, save_every, queries.chosen(limit)
+        self._own = sorted(order(OWN_SEED, reference.count, 0)[:own].tolist()) if reference.count > 1 else []
+        probe = embed(torch.from_numpy(reference.read(0))[None], embedding)
+        rows = len(self._numbers) + len(self._own)
+        self._plan = plan_memory(memory, probe.shape[2], mirror, rows, embedding.width)
+        self._protocol = {
+            "metric": {"name": embedding.name, "label": DISTANCES[embedding.name].label,
+                       "meaning": DISTANCES[embedding.name].meaning, "weights_sha256": weights_digest},
+            "k": k, "mirrored_too": mirror,
+            "own_distances": {"images": len(self._own), "of": reference.count, "seed": OWN_SEED}, "quantile": quantile,
+            "queries": queries.describe(limit), "reference": reference.describe(None), "device": embedding.device.type}
+
+    def keep_part(self, part: Part) -> None:
+        """Searches a part of the reference, or goes on, and keeps what is found for `finish`.
+
+        Raises DataError where `out` holds another search or other parts, BricsError where another process is at it.
+        """
+        if self._begin() is None:
+            check_parts(self._out, part.of)
+            self._search(part)
+
+    def finish(self) -> dict[str, Any]:
+        """Searches, or goes on, or finishes the parts that are there and puts them together; returns the result.
+
+        Raises as `keep_part`.
+        """
+        if earlier := self._begin():
+            return earlier
+        self._out.mkdir(parents=True, exist_ok=True)
+        with lock_folder(self._out):
+            found = (search_all(self._out, self._search) if parts_in(self._out)
+                     else self._stream(WHOLE, self._out).run(self._plan))
+            result = _describe(found, self._queries, self._numbers, self._reference, self._protocol)
+            write_sheets(self._out, result["queries"], self._queries, self._reference)
+            files.write_json(self._out / RESULT, result)
+            self._forget()
+        return result
+
+    def _begin(self) -> dict[str, Any] | None:
+        """The result, if it is there already."""
+        out, reference = self._out, self._reference
+        files.check_writable(out)
+        earlier = _read_result(out)
+        if earlier is not None:
+            refuse_other(out, earlier["protocol"], self._protocol)
+            say(f"{out}: this search is done already.")
+            if (out / PROGRESS).exists() or parts_in(out):  # it was killed at its very end
+                with lock_folder(out):
+                    self._forget()
+            return earlier
+        _check_place(out)
+        if reference.count < self._k:
+            warn(f"{reference.name}: has {reference.count} images, so that no sample has {self._k} neighbours.")
+        if (self._queries.digest, self._queries.split) == (reference.digest, reference.split):
+            warn(f"{self._queries.name}: is the reference itself, so that each image finds itself.")
+        return None
+
+    def _search(self, part: Part) -> Found:
+        """What is nearest in a part of the reference; what is known of it is kept in the part's folder."""
+        with part_folder(self._out, part) as folder:
+            return self._stream(part, folder).run(self._plan)
+
+    def _stream(self, part: Part, folder: Path) -> ReferenceStream:
+        return ReferenceStream(self._queries, self._numbers, self._reference, self._own, self._embedding, self._k,
+                               self._mirror, folder / PROGRESS, self._protocol, self._save_every, part)
+
+    def _forget(self) -> None:
+        (self._out / PROGRESS).unlink(missing_ok=True)
+        remove_parts(self._out)
+
+
+def nn_search(queries: ImageCollection, reference: ImageCollection, embedding: Embedding, out: Path, **options: Any
+              ) -> dict[str, Any]:
+    """`Search(...).finish()`."""
+    return Search(queries, reference, embedding, out, **options).finish()
 
 
 def _check(queries: ImageCollection, reference: ImageCollection, embedding: Embedding, *, k: int, own: int,
@@ -132,7 +184,7 @@ def _check_place(out: Path) -> None:
     """Raises DataError where a folder holds files that no search left there, which it would replace or lie among."""
     if out.is_dir() and not (out / PROGRESS).exists():
         others = [entry.name for entry in sorted(out.iterdir()) if entry.name not in (RESULT, LOCK)
-                  and not entry.name.startswith(".")]
+                  and not entry.name.startswith(".") and not PART_FOLDER.fullmatch(entry.name)]
         if others:
             raise DataError(f"{out}: holds other files, such as {others[0]}. Choose another --out.")
 
@@ -149,7 +201,8 @@ def _read_result(out: Path) -> dict[str, Any] | None:
     raise DataError(f"{out / RESULT}: is no result of this command. Choose another --out, or delete it.")
 
 
-def _describe(found: Found, stream: ReferenceStream, protocol: dict[str, Any]) -> dict[str, Any]:
+def _describe(found: Found, queries: ImageCollection, numbers: Sequence[int], reference: ImageCollection,
+              protocol: dict[str, Any]) -> dict[str, Any]:
     samples, own, quantile = found.samples.distance.tolist(), found.own.distance.tolist(), protocol["quantile"]
     own_ratios = [second_ratio(*pair) for pair in own if pair[1] < math.inf]
     own_nearest = [pair[0] for pair in own]
@@ -157,17 +210,17 @@ def _describe(found: Found, stream: ReferenceStream, protocol: dict[str, Any]) -
     copies = judge([distances[0] for distances in samples], own_nearest, quantile)
     alone = judge(ratios, own_ratios, quantile)
     entries = []
-    rows = zip(stream.numbers, samples, ratios, found.samples.index.tolist(), found.samples.mirrored.tolist(),
+    rows = zip(numbers, samples, ratios, found.samples.index.tolist(), found.samples.mirrored.tolist(),
                strict=True)
     for number, distances, ratio, indices, mirrored in rows:
-        entry = {"index": number, **stream.queries.about(number)}
+        entry = {"index": number, **queries.about(number)}
         if copies is not None:
             entry |= {"copy": copies.below(distances[0]),
                       "training_images_nearer": share_below(distances[0], own_nearest)}
         entry |= {"first_over_second": _rounded(ratio)} | ({"alone": alone.below(ratio)} if alone else {})
         entry["neighbours"] = [
-            {"index": i, **stream.reference.about(i), "mirrored": flipped, "distance": _rounded(distance)}
-            for distance, i, flipped in zip(distances, indices, mirrored, strict=True) if i >= 0][: stream.k]
+            {"index": i, **reference.about(i), "mirrored": flipped, "distance": _rounded(distance)}
+            for distance, i, flipped in zip(distances, indices, mirrored, strict=True) if i >= 0][: protocol["k"]]
         entries.append(entry)
     process = describe_process()
     kept = {name: process[name] for name in ("brics", "torch", "torchvision", "numpy", "pillow")}
@@ -203,7 +256,8 @@ def describe_result(result: dict[str, Any]) -> list[str]:
              f"{reference['name']}{split}{mirror}, by {protocol['metric']['label']}",
              f"the nearest: {nearest['name']}, {found['distance']:.4g} from {found.get('source', found['name'])}"]
     if copies is None:
-        return [*lines, "copies: not judged without distances of training images to each other"]
+        return [*lines, f"copies: not judged, since the distances of {own['images']} training images to others are no "
+                "scale (--own)"]
     lines.append(f"copies: {copies['count']} of {queries['images']} samples are nearer to a training image than "
                  f"{copies['limit']:.4g}, or identical{_doubt(copies)}; {_chance(copies)}")
     if alone is not None:
@@ -239,34 +293,3 @@ def _doubt(copies: dict[str, Any]) -> str:
 def _nth(number: int) -> str:
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
-
-
-def _write_sheets(out: Path, result: dict[str, Any], queries: ImageCollection, reference: ImageCollection) -> None:
-    entries = result["queries"]
-    closest = sorted(entries, key=lambda entry: entry["neighbours"][0]["distance"])
-    for name, rows in ((SHEET, entries), (CLOSEST, closest)):
-        pictures = [(queries.read(row["index"]),
-                     [_turned(reference.read(n["index"]), n["mirrored"]) for n in row["neighbours"]])
-                    for row in rows[:SHEET_ROWS]]
-        files.write_bytes(out / name, encode_png(neighbour_sheet(pictures)))
-
-
-def _turned(image: Pixels, mirrored: bool) -> Pixels:
-    """As it was compared."""
-    return image[:, :, ::-1] if mirrored else image
-
-
-def neighbour_sheet(rows: Sequence[tuple[Pixels, Sequence[Pixels]]], gap: int = 2) -> Pixels:
-    """A row for each (sample, neighbours): the sample, a wide gap, its neighbours, nearest first. White between."""
-    _, height, width = rows[0][0].shape
-    wide, columns = max(4 * gap, width // 8), max(len(neighbours) for _, neighbours in rows)
-    canvas = np.full((3, gap + len(rows) * (height + gap), gap + width + wide + columns * (width + gap)), 255, np.uint8)
-    for i, (sample, neighbours) in enumerate(rows):
-        top = gap + i * (height + gap)
-        canvas[:, top : top + height, gap : gap + width] = sample
-        for j, neighbour in enumerate(neighbours):
-            left = gap + width + wide + j * (width + gap)
-            canvas[:, top : top + height, left : left + width] = neighbour
-    return canvas
-
-

@@ -2,6 +2,9 @@
 
 Rows are the samples and then the training images that are queries themselves ("own"), each of which must not find
 itself or an image with the same pixels. As many rows as fit into the memory share a pass over the reference.
+
+Several processes may share the reference, cut into blocks of fixed images: what each finds is exact among its blocks,
+and the nearest of all are the nearest of what all found.
 """
 
 import hashlib
@@ -26,9 +29,12 @@ from bricscli.data.workers import map_behind
 from bricscli.errors import DataError, RecipeError
 from bricscli.metrics.embeddings import Embedding
 from bricscli.metrics.neighbours import Nearest, NeighbourSearch, embed
+from bricscli.parts import WHOLE, Part
 from bricscli.run.log import Progress, say, warn
 from bricscli.strict_json import parse_json
 
+#: Images of the reference that one process of several goes through at a time.
+BLOCK = 1024
 #: Images of the reference that are embedded before they are compared, at most: more are no faster.
 CHUNK = 256
 #: Bytes of numbers about a pair of a query and an image of the chunk.
@@ -45,7 +51,10 @@ class Plan:
 
 @dataclass
 class Found:
-    """Everything found so far. `done` rows are complete; the pass of the next ones, up to `end`, is at `position`."""
+    """Everything found so far. `done` rows are complete; the pass of the next ones, up to `end`, is at `position`.
+
+    A position counts the images of the part's blocks.
+    """
 
     samples: Nearest
     own: Nearest
@@ -53,6 +62,12 @@ class Found:
     done: int = 0
     end: int = 0
     position: int = 0
+
+    def merge(self, other: "Found") -> None:
+        """Adds what was found in other images of the reference."""
+        self.samples.merge(other.samples)
+        self.own.merge(other.own)
+        self.twins |= other.twins
 
 
 def plan_memory(gigabytes: float, dimension: int, mirror: bool, rows: int, width: int = 1) -> Plan:
@@ -86,26 +101,32 @@ class ReferenceStream:
     progress_path: Path
     protocol: dict[str, Any]
     save_every: float = 10.0  #: seconds
+    part: Part = WHOLE  #: of the reference's blocks
 
     def run(self, plan: Plan) -> Found:
         """Every pass, or what is left of them."""
         found = self._load(plan)
-        total = len(self.numbers) + len(self.own)
+        total, blocks = len(self.numbers) + len(self.own), self._blocks()
         passes = -(-(total - found.done) // plan.rows)
         if passes > 1:
             say(f"{total - found.done} queries, of which {plan.rows} fit into the memory: {self.reference.name} is "
                 f"read {passes} times.")
-        with Progress(passes * self.reference.count, f"neighbours in {self.reference.name}", "images",
+        with Progress(passes * sum(map(len, blocks)), f"neighbours in {self.reference.name}", "images",
                       done=found.position) as progress:
             while found.done < total:
                 found.end = found.end if found.position else min(found.done + plan.rows, total)
-                self._pass(found, plan.chunk, progress)
+                self._pass(found, blocks, plan.chunk, progress)
                 found.done, found.position = found.end, 0
                 self._save(found)
         return found
 
-    def _pass(self, found: Found, size: int, progress: Progress) -> None:
-        """The rows `found.done` to `found.end` against the reference from `found.position` on."""
+    def _blocks(self) -> list[range]:
+        starts = range(0, self.reference.count, BLOCK)
+        return [range(start, min(start + BLOCK, self.reference.count))
+                for number, start in enumerate(starts) if self.part.takes(number)]
+
+    def _pass(self, found: Found, blocks: list[range], size: int, progress: Progress) -> None:
+        """The rows `found.done` to `found.end` against the blocks from `found.position` on."""
         split = len(self.numbers)
         first, last = max(found.done - split, 0), max(found.end - split, 0)
         own = self.own[first:last]
@@ -116,8 +137,7 @@ class ReferenceStream:
                     for images, nearest in ((pixels, found.samples.rows(found.done, min(found.end, split))),
                                             (own_pixels, found.own.rows(first, last)))]
         saved = monotonic()
-        ranges = [range(i, min(i + size, self.reference.count))
-                  for i in range(found.position, self.reference.count, size)]
+        ranges = _pieces(blocks, found.position, size)
         with closing(map_behind(lambda numbers: self._chunk(numbers, bool(own)), ranges)) as chunks:
             for numbers, (images, keys) in zip(ranges, chunks, strict=True):
                 chunk = embed(torch.from_numpy(images), self.embedding, self.mirror)
@@ -127,7 +147,7 @@ class ReferenceStream:
                     hidden, twins = _hidden(own, digests, numbers, keys)
                     found.twins[first:last] |= twins
                     searches[1].update(chunk, numbers.start, hidden)
-                found.position = numbers.stop
+                found.position += len(numbers)
                 progress.show(progress.done + len(numbers))
                 if monotonic() - saved >= self.save_every:
                     self._save(found)
@@ -170,7 +190,8 @@ class ReferenceStream:
             self._forget(found, done, end)
             end = position = 0
         found.done, found.end, found.position = done, end, position
-        say(f"{self.progress_path.parent}: goes on after {position} images of the reference.")
+        if done < len(self.numbers) + len(self.own):
+            say(f"{self.progress_path.parent}: goes on after {position} images of the reference.")
         return found
 
     def _nothing(self) -> Found:
@@ -185,6 +206,16 @@ class ReferenceStream:
             rows.distance.copy_(empty.distance)
             rows.index.copy_(empty.index)
             rows.mirrored.copy_(empty.mirrored)
+
+
+def _pieces(blocks: list[range], position: int, size: int) -> list[range]:
+    """What is left of the blocks behind the first `position` images, at most `size` images at a time."""
+    pieces = []
+    for block in blocks:
+        rest = block[min(position, len(block)) :]
+        position -= len(block) - len(rest)
+        pieces += [rest[start : start + size] for start in range(0, len(rest), size)]
+    return pieces
 
 
 def refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

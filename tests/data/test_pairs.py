@@ -86,6 +86,7 @@ def test_a_table(folder: Path) -> None:
     ("image,mask,seed\npictures/a.png,masks/a.png,-1\n", ":2: seed `-1` is no whole number"),
     ("image,mask\npictures/a.png,masks/a.png\npictures/z.png,masks/a.png\n", ":3: .*z.png: no such picture"),
     ("image,mask\npictures/a.png,masks/z.png\n", ":2: .*z.png: no such mask"),
+    ("image,mask\npictures/a.png,thick\n", ":2: --mask: `thick` is drawn from a seed. Write thick:0"),
     ("image,mask\npictures/a.png,\n", ":2: has no mask"),
     ("image,mask\n,masks/a.png\n", ":2: has no image"),
     ("image,mask\npictures/a.png,thck:1\n", ":2: --mask: `thck` is no kind of mask"),

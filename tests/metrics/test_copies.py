@@ -23,7 +23,8 @@ def test_too_few_for_the_quantile() -> None:
     verdict = judge([1.0, 3.0], [2.0, 4.0, 5.0], 0.01)
     assert verdict is not None and (verdict.limit, verdict.rank, verdict.count) == (2.0, 1, 1)
     assert verdict.expected == pytest.approx(2 / 4)
-    assert judge([1.0], []) is None and judge([1.0], [math.inf]) is None
+    for own in ([], [math.inf], [2.0], [2.0, math.inf]):
+        assert judge([1.0], own) is None, "one number is no scale"
 
 
 def test_identical_images_are_below_any_limit() -> None:

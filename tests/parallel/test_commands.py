@@ -14,7 +14,7 @@ import pytest
 
 import bricscli
 from bricscli import copies
-from bricscli.commands.options import spread_over
+from bricscli.commands.processes import spread_over
 from bricscli.errors import RecipeError
 from bricscli.recipe.load import dump_recipe
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe

@@ -24,7 +24,8 @@ from bricscli.metrics.embeddings import DISTANCES, Embedding, feature_embedding,
 from bricscli.run.lock import lock_folder
 from bricscli.tasks import nn_search as search_task
 from bricscli.tasks import reference_stream
-from bricscli.tasks.nn_search import OWN_SEED, describe_result, load_embedding, neighbour_sheet, nn_search
+from bricscli.tasks.neighbour_sheets import neighbour_sheet
+from bricscli.tasks.nn_search import OWN_SEED, describe_result, load_embedding, nn_search
 from bricscli.tasks.prepare import prepare_toy
 from bricscli.tasks.reference_stream import plan_memory
 
@@ -212,7 +213,7 @@ def test_killed_and_started_again(images: int, memory: float, data: Path, val: I
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "out" / "progress.npz").exists() and not (tmp_path / "out" / "neighbours.json").exists()
-    monkeypatch.setattr(search_task, "_write_sheets", lambda *arguments: None)
+    monkeypatch.setattr(search_task, "write_sheets", lambda *arguments: None)
     read, seen = train.read, [0]
 
     def counting(i: int) -> Pixels:
@@ -320,6 +321,10 @@ def test_what_is_refused_and_what_is_warned_of(val: ImageCollection, train: Imag
     with pytest.raises(DataError, match="small: 16x16 is too small for lpips-alex, which needs sides of at least 31"):
         nn_search(small, small, Embedding("lpips-alex", lambda x: x, CPU), out)
     assert not out.exists()
+    one = nn_search(small, small, pixel, tmp_path / "one", k=1, own=1)
+    assert one["copies"] is None and one["alone"] is None and "copy" not in one["queries"][0]
+    assert "the distances of 1 training images to others are no scale" in "\n".join(describe_result(one))
+    capsys.readouterr()
     result = nn_search(small, small, pixel, out, k=3, own=0)
     said = capsys.readouterr().err
     assert "has 2 images, so that no sample has 3 neighbours" in said and "is the reference itself" in said

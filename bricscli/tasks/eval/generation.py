@@ -1,8 +1,9 @@
 """`brics eval fid` and `all`: samples against a reference, by a protocol that is written beside every number."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from bricscli.metrics.inception_score import inception_score
 from bricscli.metrics.kernel_distance import kernel_distance
 from bricscli.metrics.neighbourhoods import Neighbourhoods, f1
 from bricscli.metrics.protocols import MORE, PROTOCOLS, MetricSpec
+from bricscli.parts import Part
 from bricscli.run.log import warn
-from bricscli.tasks.eval.collecting import Features, Want, collect
+from bricscli.tasks.eval.collecting import CHUNK, Features, Place, Want, collect, collect_part
 from bricscli.tasks.eval.comparable import check_comparable, different_preparation, open_questions, reasons_against
+from bricscli.tasks.eval.kept import KEPT, folder_for, remove_kept
 from bricscli.tasks.eval.references import ImageReference, Reference
 from bricscli.tasks.eval.results import describe_versions
 from bricscli.weights import MissingWeights
@@ -99,6 +102,78 @@ def load_extractors(plan: Plan, device: torch.device, skip_missing: bool = False
     return Plan(plan.protocol, kept, plan.left_out | left_out), loaded
 
 
+class Comparison:
+    """Samples and a reference that may be compared by a plan. `limit` holds for the samples only.
+
+    `results`: where features of finished chunks are kept, in `features/`. Raises MismatchError where the two must not
+    be compared, unless `force`; DataError where they cannot be.
+    """
+
+    def __init__(self, samples: ImageCollection, reference: Reference, plan: Plan,
+                 extractors: Mapping[str, FeatureExtractor], *, force: bool = False, limit: int | None = None,
+                 device: torch.device | str = "cpu", results: Path | None = None) -> None:
+        self._samples, self._reference, self._extractors, self._limit = samples, reference, extractors, limit
+        self._about = samples.describe(limit)
+        _check_sizes(self._about, reference.about)
+        self._plan = plan = _without_what_lacks(plan, reference)
+        self._published = plan.protocol is not None
+        reasons = reasons_against if self._published else different_preparation
+        self._forced = check_comparable(reasons(self._about, reference.about), force)
+        if not self._published:
+            _warn(self._about, reference)
+        self._versions = describe_versions(*(package for package, names in _PACKAGES.items()
+                                             if set(names) & extractors.keys()))
+        self._device = torch.device(device)
+        self.kept = folder_for(results / KEPT, {
+            "samples": self._about, "reference": reference.about, "device": self._device.type, "chunk": CHUNK,
+            "metrics": {name: asdict(spec) for name, spec in plan.metrics.items()}, "versions": self._versions,
+            "extractors": {name: extractor.digest for name, extractor in extractors.items()}}) if results else None
+        self._wants = [_want(name, spec, spec.limit) for name, spec in plan.metrics.items()]
+
+    def keep_part(self, part: Part) -> tuple[int, int]:
+        """Computes and keeps a part of the features of either side: how many chunks it has, and how many were there.
+
+        Raises DataError where an image cannot be read, BricsError where the disk is full or refuses.
+        """
+        ours = collect_part(self._samples, self._wants, self._extractors, part, self._place("samples"), self._limit)
+        theirs = self._reference.keep_part(_reference_wants(self._plan).values(), self._extractors, part,
+                                           self._place("reference"))
+        return ours[0] + theirs[0], ours[1] + theirs[1]
+
+    def measure(self, anchors: Mapping[str, ImageCollection] | None = None) -> dict[str, Any]:
+        """Every metric of the plan, from one pass over each side, or over what is not kept of it.
+
+        `anchors`: other collections whose Fréchet distance from the same reference is recorded beside the samples'.
+        """
+        plan, about, reference, extractors = self._plan, self._about, self._reference.about, self._extractors
+        ours = collect(self._samples, self._wants, extractors, self._limit, place=self._place("samples"))
+        theirs = self._reference.features(_reference_wants(plan).values(), extractors, self._place("reference"))
+        wanted = PROTOCOLS[plan.protocol].samples if plan.protocol else None
+        return {
+            "kind": "generation",
+            "protocol": plan.protocol,
+            "metrics": _measure(plan, ours, theirs),
+            "forced": self._forced,
+            "left_out": plan.left_out,
+            "open_questions": open_questions(about, reference, wanted) if self._published else [],
+            "differs": list(PROTOCOLS[plan.protocol].differs) if plan.protocol else [],
+            "anchors": _compare_anchors(anchors or {}, plan, theirs, extractors, Place(self._device)),
+            "samples": about,
+            "reference": reference,
+            "extractors": {name: {"sha256": extractor.digest, "resize": EXTRACTORS[name].resize}
+                           for name, extractor in extractors.items()},
+            "versions": self._versions,
+        }
+
+    def forget(self) -> None:
+        """Removes the features that were kept, once the result is written."""
+        if self.kept is not None:
+            remove_kept(self.kept)
+
+    def _place(self, side: str) -> Place:
+        return Place(self._device, self.kept / side if self.kept else None)
+
+
 def evaluate_generation(
     samples: ImageCollection,
     reference: Reference,
@@ -108,40 +183,10 @@ def evaluate_generation(
     anchors: Mapping[str, ImageCollection] | None = None,
     force: bool = False,
     limit: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Every metric of the plan, from one pass over each side. `limit` holds for the samples only.
-
-    `anchors`: other collections whose Fréchet distance from the same reference is recorded beside that of the samples.
-    Raises MismatchError where the two must not be compared, unless `force`; DataError where they cannot be.
-    """
-    about = samples.describe(limit)
-    _check_sizes(about, reference.about)
-    plan = _without_what_lacks(plan, reference)
-    published = plan.protocol is not None
-    judge = reasons_against if published else different_preparation
-    forced = check_comparable(judge(about, reference.about), force)
-    if not published:
-        _warn(about, reference)
-    ours = collect(samples, [_want(name, spec, spec.limit) for name, spec in plan.metrics.items()], extractors, limit)
-    theirs = reference.features(_reference_wants(plan).values(), extractors)
-    measured = _measure(plan, ours, theirs)
-    wanted = PROTOCOLS[plan.protocol].samples if plan.protocol else None
-    return {
-        "kind": "generation",
-        "protocol": plan.protocol,
-        "metrics": measured,
-        "forced": forced,
-        "left_out": plan.left_out,
-        "open_questions": open_questions(about, reference.about, wanted) if published else [],
-        "differs": list(PROTOCOLS[plan.protocol].differs) if plan.protocol else [],
-        "anchors": _compare_anchors(anchors or {}, plan, theirs, extractors),
-        "samples": about,
-        "reference": reference.about,
-        "extractors": {name: {"sha256": extractor.digest, "resize": EXTRACTORS[name].resize}
-                       for name, extractor in extractors.items()},
-        "versions": describe_versions(*(package for package, names in _PACKAGES.items()
-                                        if set(names) & extractors.keys())),
-    }
+    """`Comparison.measure` in one process, which keeps nothing."""
+    return Comparison(samples, reference, plan, extractors, force=force, limit=limit, device=device).measure(anchors)
 
 
 def _check_sizes(samples: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
@@ -236,7 +281,7 @@ def _neighbourhoods(plan: Plan, ours: Features, theirs: Features) -> dict[str, f
 
 
 def _compare_anchors(anchors: Mapping[str, ImageCollection], plan: Plan, theirs: Features,
-                     extractors: Mapping[str, FeatureExtractor]) -> dict[str, Any]:
+                     extractors: Mapping[str, FeatureExtractor], place: Place) -> dict[str, Any]:
     """By the first Fréchet distance of the plan."""
     name = next((name for name in plan.metrics if name in _FRECHET), None)
     if name is None:
@@ -244,14 +289,14 @@ def _compare_anchors(anchors: Mapping[str, ImageCollection], plan: Plan, theirs:
     want = _want(name, plan.metrics[name], None)
     target, compared = theirs.spread(want.extractor, want.output), {}
     for anchor, images in anchors.items():
-        found = collect(images, [want], extractors).spread(want.extractor, want.output)
+        found = collect(images, [want], extractors, place=place).spread(want.extractor, want.output)
         compared[anchor] = {"value": frechet_distance(found, target), "images": images.count}
     return compared
-
 
 
 def evaluate_random(samples: ImageCollection, reference: ImageCollection, *, device: torch.device | str = "cpu",
                     anchors: Mapping[str, ImageCollection] | None = None, limit: int | None = None) -> dict[str, Any]:
     """The Fréchet distance on random features, which needs no file. Raises DataError where the sides do not fit."""
     plan, extractors = load_extractors(Plan(None, RANDOM, {}), torch.device(device))
-    return evaluate_generation(samples, ImageReference(reference), plan, extractors, anchors=anchors, limit=limit)
+    return evaluate_generation(samples, ImageReference(reference), plan, extractors, anchors=anchors, limit=limit,
+                               device=device)

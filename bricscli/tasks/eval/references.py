@@ -22,9 +22,12 @@ from bricscli.data.published import is_published, load_statistics_npz, published
 from bricscli.errors import DataError, RecipeError
 from bricscli.metrics.features import EXTRACTORS, FeatureExtractor, load_extractor
 from bricscli.metrics.frechet import Gaussian, Spread
+from bricscli.parts import Part
 from bricscli.run.log import say, warn
 from bricscli.strict_json import parse_json
-from bricscli.tasks.eval.collecting import Features, Want, collect
+from bricscli.tasks.eval.collecting import CHUNK, HERE, Features, Place, Want, collect, collect_part
+from bricscli.tasks.eval.kept import KEPT, folder_for, remove_kept
+from bricscli.tasks.eval.results import describe_versions
 from bricscli.tensor_files import check_header
 
 SCHEMA = 1
@@ -37,8 +40,14 @@ class Reference(Protocol):
 
     about: dict[str, Any]
 
-    def features(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor]) -> Features:
+    def features(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor], place: Place = HERE
+                 ) -> Features:
         """Raises DataError where it cannot give them."""
+        ...
+
+    def keep_part(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor], part: Part, place: Place
+                  ) -> tuple[int, int]:
+        """As `collect_part`."""
         ...
 
     def lacks(self, want: Want) -> str | None:
@@ -57,12 +66,10 @@ class ImageReference:
     def lacks(self, want: Want) -> str | None:
         return None
 
-    def features(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor]) -> Features:
-        wants = list(wants)
-        kept = {want: found for want in wants
-                if want.rows == 0 and (found := self._find_kept(extractors[want.extractor]))}
-        missing = [want for want in wants if want not in kept]
-        features = collect(self.images, missing, extractors, self._limit) if missing else Features(
+    def features(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor], place: Place = HERE
+                 ) -> Features:
+        kept, missing = self._sorted(wants, extractors)
+        features = collect(self.images, missing, extractors, self._limit, place=place) if missing else Features(
             np.arange(self.about["images"]))
         for want, statistics in kept.items():
             features.spreads[want.extractor, want.output] = statistics
@@ -70,6 +77,19 @@ class ImageReference:
             if want.spread and want.output == "features":
                 self._keep(extractors[want.extractor], features.spread(want.extractor))
         return features
+
+    def keep_part(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor], part: Part, place: Place
+                  ) -> tuple[int, int]:
+        _, missing = self._sorted(wants, extractors)
+        return collect_part(self.images, missing, extractors, part, place, self._limit) if missing else (0, 0)
+
+    def _sorted(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor]
+                ) -> tuple[dict[Want, Spread], list[Want]]:
+        """What the data set's folder has already, and the rest."""
+        wants = list(wants)
+        kept = {want: found for want in wants
+                if want.rows == 0 and (found := self._find_kept(extractors[want.extractor]))}
+        return kept, [want for want in wants if want not in kept]
 
     def _path(self, extractor: FeatureExtractor) -> Path | None:
         return self._folder / f"{extractor.name}-{self.images.split}.safetensors" if self._folder else None
@@ -111,7 +131,12 @@ class StoredReference:
             return f"the statistics are of `{self._extractor}` features, not of `{want.extractor}`"
         return None
 
-    def features(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor]) -> Features:
+    def keep_part(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor], part: Part, place: Place
+                  ) -> tuple[int, int]:
+        return 0, 0
+
+    def features(self, wants: Iterable[Want], extractors: Mapping[str, FeatureExtractor], place: Place = HERE
+                 ) -> Features:
         features = Features(np.arange(0))
         for want in wants:
             extractor = extractors[want.extractor]
@@ -145,27 +170,41 @@ def open_reference(where: str | Path, split: str | None, data_root: Path, assume
     return ImageReference(find_images(where, split, data_root, default="train"))
 
 
-def save_statistics(where: str, split: str | None, data_root: Path, features: str, out: Path, device: torch.device
-                    ) -> dict[str, Any]:
-    """Writes the statistics file `out` of a data set's or folder's features; returns what it says of the images.
+class StatisticsWork:
+    """The statistics file `out` of a data set's or folder's features, in the making. `about`: what it says of them.
 
     Raises RecipeError for an unknown extractor or another ending, MissingWeights, DataError.
     """
-    if features not in EXTRACTORS:
-        raise RecipeError(f"--features: `{features}` is unknown. There are: {', '.join(EXTRACTORS)}.")
-    if out.suffix != ".safetensors":
-        raise RecipeError(f"--out: {out} must end in .safetensors.")
-    files.check_writable(out.parent)
-    extractor = load_extractor(features, device)
-    if out.exists():
-        read_statistics(out)  # or DataError: nothing else is replaced
-    reference = ImageReference(find_images(where, split, data_root, default="train"))
-    if reference.about["images"] < 2:
-        raise DataError(f"{where}: holds {reference.about['images']} image; a covariance needs at least 2. Use more.")
-    want = Want(features, spread=True)
-    spread = reference.features([want], {features: extractor}).spread(features)
-    write_statistics(out, spread, extractor, reference.about)
-    return reference.about
+
+    def __init__(self, where: str, split: str | None, data_root: Path, features: str, out: Path, device: torch.device
+                 ) -> None:
+        if features not in EXTRACTORS:
+            raise RecipeError(f"--features: `{features}` is unknown. There are: {', '.join(EXTRACTORS)}.")
+        if out.suffix != ".safetensors":
+            raise RecipeError(f"--out: {out} must end in .safetensors.")
+        files.check_writable(out.parent)
+        self._extractor, self._out = load_extractor(features, device), out
+        if out.exists():
+            read_statistics(out)  # or DataError: nothing else is replaced
+        self._reference = ImageReference(find_images(where, split, data_root, default="train"))
+        self.about = self._reference.about
+        if self.about["images"] < 2:
+            raise DataError(f"{where}: holds {self.about['images']} image; a covariance needs at least 2. Use more.")
+        self._wants, self._extractors = [Want(features, spread=True)], {features: self._extractor}
+        self.kept = folder_for(out.parent / f"{out.stem}-{KEPT}", {
+            "reference": self.about, "extractor": describe_extractor(self._extractor), "device": device.type,
+            "chunk": CHUNK, "versions": describe_versions()})
+        self._place = Place(device, self.kept / "reference")
+
+    def keep_part(self, part: Part) -> tuple[int, int]:
+        """As `Comparison.keep_part`."""
+        return self._reference.keep_part(self._wants, self._extractors, part, self._place)
+
+    def save(self) -> None:
+        """From what is kept of the features, and what is missing; then nothing is kept any more."""
+        spread = self._reference.features(self._wants, self._extractors, self._place).spread(self._extractor.name)
+        write_statistics(self._out, spread, self._extractor, self.about)
+        remove_kept(self.kept)
 
 
 def _open_file(where: str, assumed: str) -> StoredReference:
@@ -197,11 +236,8 @@ def write_statistics(path: Path, statistics: Spread, extractor: FeatureExtractor
     """Complete or not at all. `about`: of the images, as a result describes them."""
     from safetensors.torch import save
 
-    from bricscli.run.provenance import describe_process
-
-    process = describe_process()
     record = {"schema": SCHEMA, "data": dict(about), "extractor": describe_extractor(extractor),
-              "versions": {name: process[name] for name in ("brics", "torch", "torchvision", "numpy", "pillow")}}
+              "versions": describe_versions()}
     tensors = {"mean": torch.from_numpy(statistics.mean), "covariance": torch.from_numpy(statistics.covariance)}
     record["sha256"] = _digest(tensors["mean"], tensors["covariance"])
     files.write_bytes(path, save(tensors, {"brics": json.dumps(record, ensure_ascii=False)}))

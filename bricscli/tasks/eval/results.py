@@ -52,12 +52,17 @@ def save_result(result: dict[str, Any], folder: Path) -> Path:
         moved = f"-perturbed{result['keys_moved_by_cells']:g}" if result["keys_moved_by_cells"] else ""
         images = result["images"]
         name = f"reconstruction-{images['name']}-{images.get('split', 'folder')}{moved}{some_of(images)}"
+        side = "images"
     else:
         sides = f"{result['samples']['name']}-{result['reference']['name'].replace(':', '-')}"
         what = result["protocol"] or next(iter(result["metrics"]))
         part = result["reference"].get("split", "folder") + "-statistics" * ("statistics" in result["reference"])
         name = f"{what}-{sides}-{part}{some_of(result['samples'])}"
+        side = "reference"
     path = folder / f"{name}.json"
+    ours = _data_of(result, side)
+    if _data_of(_read(path), side) not in (None, ours):
+        path = folder / f"{name}-{str(ours)[:8]}.json"  # of another data set of that name, whose result stays
     files.sweep(folder, path.name)  # what an evaluation left that was killed
     files.write_json(path, _with_earlier_metrics(result, path))
     return path
@@ -66,14 +71,31 @@ def save_result(result: dict[str, Any], folder: Path) -> Path:
 def _with_earlier_metrics(result: dict[str, Any], path: Path) -> dict[str, Any]:
     """`result` and the metrics that the file has more, if the two agree in everything else."""
     try:
-        earlier = read_json(path)
+        earlier = _read(path)
         both = {part: earlier[part] | result[part] for part in _GROWING if part in result}
         if "left_out" in both:
             both["left_out"] = {name: why for name, why in both["left_out"].items() if name not in both["metrics"]}
         same_versions = both["versions"] == result["versions"] | earlier["versions"]  # of what both of them name
         return result | both if same_versions and earlier | both == result | both else result
-    except (OSError, ValueError, TypeError, KeyError):  # none, or a file of somebody else's
+    except (TypeError, KeyError):  # none, or a file of somebody else's
         return result
+
+
+def _read(path: Path) -> Any:
+    """What a result's file says; None where there is none, or it is no JSON."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _data_of(result: Any, side: str) -> str | None:
+    """The digest of the data, or statistics, that a side of a result is."""
+    try:
+        digest = result[side].get("statistics") or result[side].get("sha256")
+    except (TypeError, KeyError, AttributeError):
+        return None
+    return digest if isinstance(digest, str) else None
 
 
 def describe_result(result: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ class Quadrants:
         self.seen = 0
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        self.seen += len(images)
+        self.seen += len(images.unique(dim=0))  # a pass is padded with copies
         red = images[:, 0].float() / 255
         means = torch.nn.functional.adaptive_avg_pool2d(red[:, None], 2).flatten(1)
         return {"features": means, "logits": means[:, :2] * 9}

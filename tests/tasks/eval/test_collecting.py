@@ -32,7 +32,7 @@ def test_mean_and_covariance_are_those_of_all_images(collection: Make, quadrants
 
 
 def test_batches_change_no_bit(collection: Make, quadrants: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "_CHUNK", 8)  # so that chunks are filled across batches
+    monkeypatch.setattr(collecting, "CHUNK", 8)  # so that chunks are filled across batches
     wants = [Want("quadrants", spread=True, rows=9)]
     found = [collect(collection(30), wants, {"quadrants": quadrants}, batch_size=size) for size in (1, 5, 30)]
     for other in found[1:]:

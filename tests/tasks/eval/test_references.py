@@ -18,10 +18,10 @@ from bricscli.metrics.frechet import Gaussian, frechet_distance
 from bricscli.tasks.eval.collecting import Want
 from bricscli.tasks.eval.references import (
     ImageReference,
+    StatisticsWork,
     StoredReference,
     open_reference,
     read_statistics,
-    save_statistics,
     write_statistics,
 )
 
@@ -61,7 +61,7 @@ def test_kept_and_computed_come_together(collection: Make, quadrants: Any, tmp_p
     prepared(collection, tmp_path).features([SPREAD], {"quadrants": quadrants})
     both = [SPREAD, Want("quadrants", rows=7)]
     features = prepared(collection, tmp_path).features(both, {"quadrants": quadrants})
-    assert quadrants.seen == 60 and features.rows("quadrants").shape == (7, 4)
+    assert quadrants.seen == 30 + 7 and features.rows("quadrants").shape == (7, 4)
     assert features.spread("quadrants").mean.shape == (4,)
 
 
@@ -169,18 +169,21 @@ def pictures(folder: Path, count: int) -> Path:
 def test_nothing_but_statistics_is_replaced(tmp_path: Path) -> None:
     folder, out = pictures(tmp_path / "photos", 3), tmp_path / "x.safetensors"
     for _ in range(2):
-        assert save_statistics(str(folder), None, tmp_path, "random", out, torch.device("cpu"))["images"] == 3
+        work = StatisticsWork(str(folder), None, tmp_path, "random", out, torch.device("cpu"))
+        assert work.about["images"] == 3
+        work.save()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "x.safetensors"]
     save_file({"w": torch.zeros(3)}, out)
     before = out.read_bytes()
     with pytest.raises(DataError, match="not a statistics file"):
-        save_statistics(str(folder), None, tmp_path, "random", out, torch.device("cpu"))
+        StatisticsWork(str(folder), None, tmp_path, "random", out, torch.device("cpu"))
     assert out.read_bytes() == before
 
 
 def test_one_image_has_no_covariance(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 1 image; a covariance needs at least 2"):
-        save_statistics(str(pictures(tmp_path / "one", 1)), None, tmp_path, "random", tmp_path / "x.safetensors",
-                        torch.device("cpu"))
+        StatisticsWork(str(pictures(tmp_path / "one", 1)), None, tmp_path, "random", tmp_path / "x.safetensors",
+                       torch.device("cpu"))
 
 
 def test_published_names_are_known(tmp_path: Path) -> None:
