@@ -51,11 +51,15 @@ def read_tensors(path: Path) -> Tensors:
                 raise DataError(f"{path}: {report['refused']}. {_advice(str(report['refused']))}")
             if done.returncode:
                 raise ValueError
-            return _checked(report["shapes"], Path(folder, reader.TENSORS))
+            read = _checked(report["shapes"], Path(folder, reader.TENSORS))
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(f"{path}: the process that read it ended early ({_end(done.returncode)}), as damaged and "
                             f"hostile files make it; {files.show_bytes(size)} were to be read. Save its weights as "
                             "safetensors with the program that made it.") from None
+    for name, tensor in read.first_stage.items():
+        if not tensor.isfinite().all():
+            raise DataError(f"{path}: {name} has values that are not finite. Choose another checkpoint.")
+    return read
 
 
 def _end(code: int) -> str:
@@ -72,7 +76,6 @@ def _advice(refused: str) -> str:
 
 def _checked(shapes: Any, path: Path) -> Tensors:
     """Raises ValueError, TypeError or OSError unless file and report are what the process was to leave."""
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -90,6 +93,4 @@ def _checked(shapes: Any, path: Path) -> Tensors:
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != found[name] or math.prod(found[name]) != tensor.numel():
             raise ValueError("other shapes")
-        if tensor.dtype == torch.float32 and not torch.isfinite(tensor).all():
-            raise DataError(f"its tensor {name} has values that are not finite")
     return Tensors(found, tensors)
