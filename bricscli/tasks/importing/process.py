@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bricscli import files
@@ -36,7 +37,8 @@ def read_tensors(path: Path) -> Tensors:
     """
     size = path.stat().st_size
     with tempfile.TemporaryDirectory(prefix="brics-") as folder:
-        command = [sys.executable, "-I", str(Path(reader.__file__).resolve()), str(path.resolve())]
+        command = [sys.executable, "-I", str(Path(reader.__file__).resolve()), str(path.resolve()),
+                   str(Path(torch.__file__).parents[1])]
         limit = SECONDS + SECONDS_A_GIGABYTE * size / 2**30
         try:
             done = subprocess.run(command, cwd=folder, timeout=limit, check=False, stdin=subprocess.DEVNULL,
