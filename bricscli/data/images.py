@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
-#: A larger file is no photograph.
-MAX_FILE_BYTES = 1 << 29
+#: A larger file is no photograph: MAX_PIXELS of RGB are 150 MB, uncompressed.
+MAX_FILE_BYTES = 1 << 28
 #: Largest picture that is decoded, in pixels: a small file can hold a picture that fills the memory.
 MAX_PIXELS = 50_000_000
 #: Of WebP, whose decoder keeps four copies of a picture.
