@@ -25,7 +25,7 @@ def import_checkpoint(
 
     imported = run_import(file, out, resolution=resolution)
     for beginning, (count, what) in imported.left_out.items():
-        say(f"{file}: {count} tensors `{beginning}` were not imported: {what}.")
+        say(f"{file}: not imported: {count} {f'of `{beginning}`' if beginning else 'others'}, {what}.")
     depth, height, width = imported.recipe.code_shape
     say(f"{out}: {imported.recipe.bottleneck.kind.upper()} latents of {height}x{width}x{depth} for images of "
         f"{resolution} pixels. Next: `brics eval reconstruction --run {out} --ref DATA`.")

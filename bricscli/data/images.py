@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
-#: A larger file is no photograph.
-MAX_FILE_BYTES = 1 << 29
+#: A larger file is no photograph: MAX_PIXELS of RGB are 150 MB, uncompressed.
+MAX_FILE_BYTES = 1 << 28
 #: Largest picture that is decoded, in pixels: a small file can hold a picture that fills the memory.
 MAX_PIXELS = 50_000_000
+#: Of WebP, whose decoder keeps four copies of a picture.
+MAX_WEBP_PIXELS = 30_000_000
 #: Scans of a JPEG times its pixels. Each scan of a progressive one goes over all of them, and a small file can hold
 #: thousands; of what cameras and programs write there are about ten.
 MAX_SCANNED_PIXELS = 1_000_000_000
@@ -114,6 +116,8 @@ def read_file(path: Path) -> bytes:
 def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
     """Before anything is decoded. Raises ImageError."""
     pixels = image.width * image.height
+    if image.format == "WEBP":
+        max_pixels = min(max_pixels, MAX_WEBP_PIXELS)
     if pixels > max_pixels:
         raise ImageError(f"more than {max_pixels / 1e6:g} megapixels")
     # Inside a scan, 0xff is always followed by something else; thumbnails have a few of their own.

@@ -30,6 +30,7 @@ _BLOCK = 512  #: random words that are drawn at a time
 
 _NEAR = 8  #: a value so near to black or white is it: a JPEG's ringing
 _GRAY_SHARE = 0.01  #: of pixels between: more is no antialiased edge
+_STRIP = 256  #: rows that are looked at together
 _COLOURED = 24  #: how far the channels of a gray pixel may be apart, after a JPEG's colours
 
 
@@ -294,8 +295,13 @@ def _alpha(image: Image.Image) -> npt.NDArray[np.uint8] | None:
 
 def _gray(image: Image.Image, where: str) -> npt.NDArray[np.uint8]:
     """(H, W) 0..255. Raises MaskError where it has colours."""
-    colours = np.asarray(image.convert("RGB"))
-    if float(np.mean(np.ptp(colours, 2) > _COLOURED)) > _GRAY_SHARE:
+    coloured = 0
+    for top in range(0, image.height, _STRIP):  # the whole would be in memory several times
+        strip = np.asarray(image.crop((0, top, image.width, min(top + _STRIP, image.height))).convert("RGB"))
+        red, green, blue = (strip[..., channel] for channel in range(3))
+        spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+        coloured += int(np.count_nonzero(spread > _COLOURED))
+    if coloured > _GRAY_SHARE * image.width * image.height:
         raise MaskError(f"{where}: has colours, so that it is not known what to replace. Make that white and the rest "
                         "black; or the other way, with --invert.")
     return np.asarray(image.convert("L"))

@@ -29,6 +29,9 @@ _GET = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/assets
 _POST = ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset",
          "/gradio_api/component_server", "/gradio_api/component_server/")
 
+#: What the page sends: its words, and files. A form of another site cannot send the first without asking before.
+_BODIES = ("application/json", "multipart/form-data")
+
 #: A browser that knows these asks nobody else for anything, and shows the page in nobody's frame. Gradio's canvas makes
 #: functions of strings ('unsafe-eval'), and its page has scripts in it ('unsafe-inline').
 _HEADERS = {
@@ -99,6 +102,9 @@ class Guard:
             raise _Refused(404, "There is nothing here of that name.")
         if method == "POST":
             _check_length(headers)
+            kind = headers.get("content-type", [""])
+            if len(kind) != 1 or kind[0].partition(";")[0].strip().lower() not in _BODIES:
+                raise _Refused(415, "The page sends no such thing.")
 
     def _holds(self, path: str) -> bool:
         """Whether it names a file in the folder."""

@@ -78,7 +78,8 @@ def trained_data(run: RunDirectory, root: Path) -> Path:
 
 def _began_with(run: RunDirectory) -> dict[str, Any]:
     """What `run.json` says of the data. Raises DataError where the run was imported, and nothing is known of them."""
-    if "data" not in run.info:
+    info = run.info
+    if "data" not in info:
         raise DataError(f"{run.path}: was imported, not trained here, so that its data are not known. Say where data "
                         "are, with --ref or --data; training does not go on from it.")
-    return dict(run.info["data"])
+    return dict(info["data"])

@@ -40,7 +40,7 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Imported:
-    """The run, and what of the file is not in it: tensors by the first words of their names, and what those are."""
+    """The run; and what of the file is not in it: how many tensors, by how their names begin, and what those are."""
 
     run: RunDirectory
     recipe: AutoencoderRecipe
@@ -154,7 +154,7 @@ def _codebook(vectors: Tensor) -> dict[str, Tensor]:
 
 def _grouped(names: list[str]) -> dict[str, tuple[int, str]]:
     counts = Counter(next((beginning for beginning in _OTHERS if name.startswith(beginning)), "") for name in names)
-    return {beginning or "others": (count, _OTHERS.get(beginning, "of the program that wrote it"))
+    return {beginning: (count, _OTHERS.get(beginning, "what its program keeps beside it"))
             for beginning, count in counts.items()}
 
 

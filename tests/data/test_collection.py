@@ -43,3 +43,14 @@ def test_a_damaged_manifest_is_no_plain_folder(tmp_path: Path, text: str) -> Non
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"manifest\.json"):
         open_folder(tmp_path)
+
+
+def test_links_lead_to_images_of_the_folder_only(tmp_path: Path) -> None:
+    folder = tmp_path / "samples"
+    (folder / "below").mkdir(parents=True)
+    for path in (folder / "below" / "a.png", tmp_path / "secret.png"):
+        path.write_bytes(encode_png(draw(0, 0, 8)))
+    (folder / "b.png").symlink_to(folder / "below" / "a.png")
+    (folder / "c.png").symlink_to(tmp_path / "secret.png")
+    (folder / "d.png").symlink_to(folder / "d.png")
+    assert [open_folder(folder).about(i)["name"] for i in range(open_folder(folder).count)] == ["b.png", "below/a.png"]

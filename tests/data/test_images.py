@@ -137,6 +137,46 @@ def test_a_decompression_bomb_is_refused_before_decoding(size: tuple[int, int]) 
         images.load_image(encoded(noise(2, 3)), max_pixels=5)
 
 
+def test_webp_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(noise(5, 7), "WEBP", lossless=True)
+    monkeypatch.setattr(images, "MAX_WEBP_PIXELS", 34)
+    for load in (images.load_image, images.decode_image):
+        with pytest.raises(ImageError, match=r"more than 3\.4e-05 megapixels"):
+            load(data)
+    assert images.load_image(encoded(noise(5, 7))).size == (7, 5)
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused_before_decoding() -> None:
+    data = encoded(noise(64, 64), "JPEG", progressive=True)
+    scans = data.count(b"\xff\xda")
+    assert scans > 5 and images.load_image(data).size == (64, 64)
+    end = data.rindex(b"\xff\xda")
+    many = data[:end] + data[end:-2] * (images.MAX_SCANNED_PIXELS // 64**2) + data[-2:]
+    with pytest.raises(ImageError, match="more scans than a picture has"):
+        images.load_image(many)
+    with pytest.raises(ImageError, match="more scans than a picture has"):
+        images.decode_image(many)
+
+
+def test_large_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(noise(5, 7))
+    (tmp_path / "a.png").write_bytes(data)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(data))
+    assert images.load_image(tmp_path / "a.png").size == (7, 5)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(data) - 1)
+    with pytest.raises(ImageError, match="a file of more than"):
+        images.load_image(tmp_path / "a.png")
+
+
+def test_rows_are_converted_in_portions_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    seen = encoded(Image.fromarray(random.integers(0, 256, (9, 5, 4), np.uint8), "RGBA"))
+    wide = encoded(Image.fromarray(random.integers(0, 65536, (9, 5), np.uint16)))
+    whole = [images.load_image(data).tobytes() for data in (seen, wide)]
+    monkeypatch.setattr(images, "_ROWS", 2)
+    assert [images.load_image(data).tobytes() for data in (seen, wide)] == whole
+
+
 def test_loading_is_silent_and_leaves_the_warnings_alone() -> None:
     before = list(warnings.filters)
     with warnings.catch_warnings(record=True) as seen:
@@ -154,7 +194,7 @@ def test_an_eps_by_any_name_is_not_even_opened() -> None:
 
 def test_formats_that_start_programs_are_left_out() -> None:
     assert {"PNG", "JPEG", "TIFF", "WEBP"} <= set(images.raster_formats())
-    assert not {"EPS", "WMF"} & set(images.raster_formats())
+    assert not {"EPS", "WMF", "FITS", "HDF5", "PSD", "ICO"} & set(images.raster_formats())
     assert {".jpg", ".jpeg", ".png", ".webp"} <= images.raster_extensions()
     assert not {".eps", ".ps", ".pdf", ".txt", ".tar", ".json"} & images.raster_extensions()
 

@@ -40,6 +40,13 @@ def test_a_folder_with_a_folder_of_masks(folder: Path) -> None:
     assert [int(pair.load()[1].sum()) for pair in pairs] == [30, 60, 90]
 
 
+def test_links_out_of_a_folder_are_passed_over(folder: Path) -> None:
+    (folder / "pictures" / "d.png").symlink_to(folder / "masks" / "a.png")
+    (folder / "pictures" / "e.png").symlink_to(folder / "pictures" / "a.png")
+    names = [pair.name for pair in find_pairs(folder / "pictures", "thick:7", None, 0)]
+    assert names == ["a", "b", "c", "e"]
+
+
 def test_drawn_masks_are_of_the_name_alone(folder: Path) -> None:
     """Whatever else the folder holds, and wherever it lies."""
     few = {pair.name: pair.load()[1] for pair in find_pairs(folder / "pictures", "thick:7", None, 0)}

@@ -12,6 +12,7 @@ from bricscli.page.guard import MOST_BYTES, Guard, Receive, Send
 
 PORT, FOLDER = 7860, Path("/private/folder")
 HERE = {"host": f"127.0.0.1:{PORT}"}
+JSON = {"content-type": "application/json"}
 
 
 class Inner:
@@ -101,7 +102,7 @@ def test_the_page_itself_is_answered(name: str) -> None:
     host = f"{name}:{PORT}"
     for method, path in WAYS[:6]:
         for more in ({}, {"origin": f"http://{host}", "sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}):
-            status, _, body, inner = ask({"host": host, "content-length": "5", **more}, method, path)
+            status, _, body, inner = ask({"host": host, "content-length": "5", **JSON, **more}, method, path)
             assert (status, body, len(inner.seen)) == (200, b"secret", 1)
 
 
@@ -133,7 +134,7 @@ def test_only_what_the_page_asks_for_is_there() -> None:
 def test_bodies_say_how_long_they_are_and_are_not_too_long() -> None:
     def upload(**headers: str) -> int:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return ask(HERE | named, "POST", "/gradio_api/upload")[0]
+        return ask(HERE | JSON | named, "POST", "/gradio_api/upload")[0]
 
     assert upload() == 411
     assert [upload(content_length=text) for text in ("-1", "1e3", "", "٣", "5, 5")] == [411] * 5
@@ -142,9 +143,20 @@ def test_bodies_say_how_long_they_are_and_are_not_too_long() -> None:
     assert [upload(content_length=text) for text in (str(MOST_BYTES + 1), "9" * 5000)] == [413, 413]
 
 
+def test_bodies_are_what_the_page_sends() -> None:
+    def send(*kinds: str) -> int:
+        headers = [*HERE.items(), ("content-length", "5"), *(("content-type", kind) for kind in kinds)]
+        return ask(headers, "POST", "/gradio_api/upload")[0]
+
+    assert [send("application/json; charset=utf-8"), send("multipart/form-data; boundary=x")] == [200, 200]
+    for kinds in ((), ("",), ("text/plain",), ("application/x-www-form-urlencoded",), ("image/png",), ("text/html",),
+                  ("application/json", "text/plain"), ("x; application/json",)):
+        assert send(*kinds) == 415, kinds
+
+
 def test_a_sender_of_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "MOST_SECONDS", 0.05)
-    inner = ask(HERE | {"content-length": "9"}, "POST", "/gradio_api/upload", silent=True)[3]
+    inner = ask(HERE | JSON | {"content-length": "9"}, "POST", "/gradio_api/upload", silent=True)[3]
     assert [message["type"] for message in inner.messages] == ["http.disconnect"]
 
 

@@ -73,7 +73,17 @@ def test_an_alias_bomb_stays_small() -> None:
     bomb = "a: &a [x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in pairs)
     document = read_yaml(bomb)
     assert len(str(document.value)) < 1000
-    assert len(document.problems) == 8 + 21
+    assert len(document.problems) == 8 + 7, "three of a kind on a line are said once"
+
+
+def test_what_is_too_much_for_a_recipe() -> None:
+    few = read_yaml("a: [" + "1," * 1900 + "]")
+    assert len(few.value["a"]) == 1900 and not few.problems
+    for text in ("a: [" + "1," * 2001 + "]", "".join(f"k{i}: 1\n" for i in range(1001)), "[" + "*a," * 100_000):
+        document = read_yaml(text)
+        assert document.broken and document.problems[-1][1] == "is not YAML: too much for a recipe"
+    document = read_yaml("".join(f"- *a{i}\n" for i in range(500)))
+    assert document.broken and len(document.problems) == 52
 
 
 def test_all_problems_and_lines_at_once() -> None:

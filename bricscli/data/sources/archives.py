@@ -161,11 +161,11 @@ def check_index(path: Path) -> None:
         file.seek(max(0, size - _LONGEST_END))
         end = file.read()
     position, wide = end.rfind(b"PK\5\6"), end.rfind(b"PK\6\6")
-    told = [0]
+    told: list[int] = []
     with suppress(StructError):  # cut off: zipfile says so
         told = [unpack_from("<I", end, position + 12)[0] if position >= 0 else 0,
                 unpack_from("<Q", end, wide + 40)[0] if wide >= 0 else 0]
-    if max(number for number in told if number != _NOT_HERE) > MAX_INDEX_BYTES:
+    if any(MAX_INDEX_BYTES < number != _NOT_HERE for number in told):
         raise zipfile.BadZipFile("its index is said to have more bytes than three million members need")
 
 

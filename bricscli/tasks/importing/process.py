@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bricscli import files
@@ -36,7 +37,8 @@ def read_tensors(path: Path) -> Tensors:
     """
     size = path.stat().st_size
     with tempfile.TemporaryDirectory(prefix="brics-") as folder:
-        command = [sys.executable, "-I", str(Path(reader.__file__).resolve()), str(path.resolve())]
+        command = [sys.executable, "-I", str(Path(reader.__file__).resolve()), str(path.resolve()),
+                   str(Path(torch.__file__).parents[1])]
         limit = SECONDS + SECONDS_A_GIGABYTE * size / 2**30
         try:
             done = subprocess.run(command, cwd=folder, timeout=limit, check=False, stdin=subprocess.DEVNULL,
@@ -51,11 +53,15 @@ def read_tensors(path: Path) -> Tensors:
                 raise DataError(f"{path}: {report['refused']}. {_advice(str(report['refused']))}")
             if done.returncode:
                 raise ValueError
-            return _checked(report["shapes"], Path(folder, reader.TENSORS))
+            read = _checked(report["shapes"], Path(folder, reader.TENSORS))
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(f"{path}: the process that read it ended early ({_end(done.returncode)}), as damaged and "
                             f"hostile files make it; {files.show_bytes(size)} were to be read. Save its weights as "
                             "safetensors with the program that made it.") from None
+    for name, tensor in read.first_stage.items():
+        if not tensor.isfinite().all():
+            raise DataError(f"{path}: {name} has values that are not finite. Choose another checkpoint.")
+    return read
 
 
 def _end(code: int) -> str:
@@ -72,7 +78,6 @@ def _advice(refused: str) -> str:
 
 def _checked(shapes: Any, path: Path) -> Tensors:
     """Raises ValueError, TypeError or OSError unless file and report are what the process was to leave."""
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -90,6 +95,4 @@ def _checked(shapes: Any, path: Path) -> Tensors:
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != found[name] or math.prod(found[name]) != tensor.numel():
             raise ValueError("other shapes")
-        if tensor.dtype == torch.float32 and not torch.isfinite(tensor).all():
-            raise DataError(f"its tensor {name} has values that are not finite")
     return Tensors(found, tensors)

@@ -1,9 +1,10 @@
 """The process that reads a checkpoint of another program, and may do nothing else.
 
-Started as a script (`python -I reader.py FILE`), in an empty folder and with an empty environment. Nothing of brics is
-imported, so that nothing of it can be misused. Before the file is looked at the process gives up the network, where the
-kernel lets it, and takes limits on memory, time, files and their size. What it leaves: `tensors.safetensors` with the
-first stage's tensors, and `report.json` with the names and shapes of all; or, there, what was wrong.
+Started as a script (`python -I reader.py FILE FOLDER`; torch is in FOLDER), in an empty folder, with no environment.
+Nothing of brics is imported, so that nothing of it can be misused. Before the file is looked at the process gives up
+the network, where the kernel lets it, and takes limits on memory, time, files and their size. What it leaves:
+`tensors.safetensors` with the first stage's tensors, and `report.json` with the names and shapes of all; or, there,
+what was wrong.
 """
 
 import contextlib
@@ -184,4 +185,5 @@ def first_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
+    sys.path.append(sys.argv[2])  # -I leaves out what a user installed for himself
     main(sys.argv[1])
