@@ -159,6 +159,6 @@ def test_the_command(places: tuple[Path, Path], tmp_path: Path, monkeypatch: pyt
     assert brics(*words, "--out", str(tmp_path / "whole")) == 0
     assert brics(*words, "--out", str(tmp_path / "out"), "--part", "1/2") == 0
     assert "part 1/2 is done. When all parts are, the same command without --part" in capsys.readouterr().out
-    monkeypatch.setattr("bricscli.tasks.devices.run_copies", lambda lines, environments: [brics(*line) for line in lines])
+    monkeypatch.setattr("bricscli.tasks.devices.run_copies", lambda lines, _: [brics(*line) for line in lines])
     assert brics(*words, "--out", str(tmp_path / "out"), "--devices=2") == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
