@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import sys
 import threading
@@ -61,11 +62,16 @@ class Trap:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its exit code, negative for a signal; its calls, where it lived to tell; its seconds."""
+    """How a child ended: its exit code, negative for a signal; its calls, where it lived to tell; what it took.
+
+    `seconds` by the clock, `processor` of a processor; `memory` at the most, bytes.
+    """
 
     code: int
     calls: int
     seconds: float
+    processor: float
+    memory: int
 
     @property
     def killed(self) -> bool:
@@ -85,10 +91,11 @@ def run_child(action: Callable[[], object], log: Path, *, trap: Trap | None = No
         os.close(read)
         _live(action, log, trap, write)
     os.close(write)
-    code = _wait(child, None if kill_after is None else started + kill_after)
+    code, used = _wait(child, None if kill_after is None else started + kill_after)
     with os.fdopen(read, "rb") as pipe:
         said = pipe.read()
-    return Ended(code, int(said or 0), time.monotonic() - started)
+    memory = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Ended(code, int(said or 0), time.monotonic() - started, used.ru_utime + used.ru_stime, memory)
 
 
 def start_child(action: Callable[[], object], log: Path) -> int:
@@ -101,7 +108,7 @@ def start_child(action: Callable[[], object], log: Path) -> int:
 
 def finish_child(child: int, timeout: float) -> int:
     """Waits so many seconds, then kills. Returns the exit code, negative for a signal."""
-    return _wait(child, time.monotonic() + timeout)
+    return _wait(child, time.monotonic() + timeout)[0]
 
 
 def _fork() -> int:
@@ -130,6 +137,8 @@ def _live(action: Callable[[], object], log: Path, trap: Trap | None, tell: int 
         except BricsError as error:
             print(*error.lines, sep="\n", file=sys.stderr)
             code = error.exit_code
+        except SystemExit as end:  # of a whole command
+            code = end.code if isinstance(end.code, int) else 0
         if tell is not None:
             write(tell, str(count()).encode())
     except BaseException:
@@ -140,14 +149,15 @@ def _live(action: Callable[[], object], log: Path, trap: Trap | None, tell: int 
         os._exit(code)
 
 
-def _wait(child: int, until: float | None) -> int:
+def _wait(child: int, until: float | None) -> tuple[int, resource.struct_rusage]:
     while until is not None:
-        done, status = os.waitpid(child, os.WNOHANG)
+        done, status, used = os.wait4(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
+            return os.waitstatus_to_exitcode(status), used
         left = until - time.monotonic()
         if left <= 0:
             os.kill(child, signal.SIGKILL)
             break
         time.sleep(min(left, 0.002))
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    _, status, used = os.wait4(child, 0)
+    return os.waitstatus_to_exitcode(status), used

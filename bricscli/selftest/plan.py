@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bricscli.errors import RecipeError
 from bricscli.run.log import Progress
 from bricscli.run.provenance import describe_process
 from bricscli.selftest.trials import Bench, Trials
+
+if TYPE_CHECKING:
+    from bricscli.selftest.workload import Undisturbed
 
 #: What the trials say nothing about.
 NOT_COVERED = (
@@ -28,9 +31,9 @@ NOT_COVERED = (
 
 @dataclass(frozen=True)
 class Group:
-    """Trials of one kind: `quick` and `faults` are how many, in the group's own unit."""
+    """Trials of one kind: `quick` and `faults` are how many, in the unit of `run`."""
 
-    run: Callable[[Bench, Any, int], Sequence[Trials]]
+    run: Callable[[Bench, "dict[str, Undisturbed]", int], Trials]
     quick: int
     faults: int
 
@@ -56,8 +59,7 @@ def run_plan(only: Sequence[str] | None, *, thorough: bool, seed: int) -> dict[s
         bench.progress("going the way once, undisturbed")
         stages = go_undisturbed(folder / "undisturbed", bench.log)
         for name, group in chosen.items():
-            found = group.run(bench, stages, group.faults if thorough else group.quick)
-            results |= {name if len(found) == 1 else f"{name} {i + 1}": trials for i, trials in enumerate(found)}
+            results[name] = group.run(bench, stages, group.faults if thorough else group.quick)
             progress.show(progress.done + 1)
     if not any(trials.failures for trials in results.values()):
         shutil.rmtree(folder)
@@ -80,12 +82,18 @@ class _one_thread:
 
 
 def _groups() -> dict[str, Group]:
-    from bricscli.selftest import commits, kills
+    from bricscli.selftest import commits, damage, independence, intruders, kills, worlds
 
     return {
-        "kills": Group(lambda bench, stages, n: [kills.try_kills(bench, stages, n)], quick=4, faults=60),
-        "planted": Group(lambda bench, stages, n: [kills.try_planted_bugs(bench, stages)], quick=1, faults=1),
-        "commits": Group(lambda bench, stages, every: [commits.try_commits(bench, stages, every)], quick=40, faults=1),
+        "kills": Group(kills.try_kills, quick=2, faults=60),
+        "planted": Group(lambda bench, stages, _: kills.try_planted_bugs(bench, stages), quick=1, faults=1),
+        "commits": Group(commits.try_commits, quick=60, faults=1),
+        "damage": Group(damage.try_damage, quick=1, faults=25),
+        "cuts": Group(lambda bench, _, cuts: damage.try_cuts(bench, cuts), quick=67, faults=335),
+        "worlds": Group(worlds.try_worlds, quick=0, faults=6),
+        "fast": Group(worlds.try_fast, quick=20, faults=200),
+        "parts": Group(independence.try_parts, quick=2, faults=3),
+        "hostile": Group(intruders.try_corpus, quick=10, faults=1),
     }
 
 

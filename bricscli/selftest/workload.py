@@ -28,7 +28,9 @@ from bricscli.tasks.train_ae import train_autoencoder
 from bricscli.tasks.train_diffusion import train_denoiser
 
 CPU = torch.device("cpu")
-RESOLUTION, PICTURES, SEEDS = 16, 40, range(24)
+RESOLUTION, PICTURES = 16, 40
+#: Of two blocks, so that two parts have something to draw.
+SEEDS = range(52, 76)
 
 AUTOENCODER: dict[str, Any] = {
     "kind": "autoencoder",

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 from bricscli.selftest.hostile import Fill, Row, Trap, together, written
-from bricscli.selftest.hostile_archives import zeros, zip_archive, zip_entry
+from bricscli.selftest.hostile.archives import zeros, zip_archive, zip_entry
 
 _IMPORT = "import-checkpoint {} --out run"
 _PT = _IMPORT.format("model.pt")

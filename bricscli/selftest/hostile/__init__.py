@@ -62,19 +62,19 @@ def build_corpus(folder: Path, *, address: str = NOWHERE, run: Path | None = Non
 
     `run` is of a diffusion model; without one, what only `brics inpaint` reads is left out.
     """
-    from bricscli.selftest import hostile_archives, hostile_pictures, hostile_texts, hostile_weights
+    from bricscli.selftest.hostile import archives, pictures, texts, weights
 
     folder.mkdir(parents=True, exist_ok=True)
     trap = Trap((folder / MARKER).resolve(), address, (folder / "secret.png").resolve())
-    trap.secret.write_bytes(hostile_pictures.picture())
+    trap.secret.write_bytes(pictures.picture())
     kinds: dict[str, list[Row]] = {
-        "recipe": hostile_texts.RECIPES, "manifest": hostile_texts.MANIFESTS, "metadata": hostile_texts.METADATA,
-        "run": hostile_texts.RUNS, "statistics": hostile_texts.STATISTICS, "tar": hostile_archives.TARS,
-        "zip": hostile_archives.ZIPS, "lmdb": hostile_archives.DATABASES, "image": hostile_pictures.IMAGES,
-        "video": hostile_pictures.VIDEOS, "checkpoint": hostile_weights.CHECKPOINTS,
+        "recipe": texts.RECIPES, "manifest": texts.MANIFESTS, "metadata": texts.METADATA,
+        "run": texts.RUNS, "statistics": texts.STATISTICS, "tar": archives.TARS,
+        "zip": archives.ZIPS, "lmdb": archives.DATABASES, "image": pictures.IMAGES,
+        "video": pictures.VIDEOS, "checkpoint": weights.CHECKPOINTS,
     }
     if run is not None:
-        kinds["mask"] = hostile_pictures.MASKS
+        kinds["mask"] = pictures.MASKS
     return [case for kind, rows in kinds.items() for case in _cases(folder, trap, kind, rows, run)]
 
 
