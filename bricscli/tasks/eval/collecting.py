@@ -178,7 +178,10 @@ class _Work:
 
         with full_precision(self.place.device):  # around all threads: what it sets is the process's
             passes = one_thread_each(run, images.split(width), self.place.device)
-        return {output: torch.cat([found[output] for found in passes]) for output in passes[0]}
+        outputs = {output: torch.cat([found[output] for found in passes]) for output in passes[0]}
+        if not all(rows.isfinite().all() for rows in outputs.values()):  # before anything of it is kept
+            raise DataError(f"{extractor}: gave features that are not finite. Fetch its file again.")
+        return outputs
 
 
 @dataclass
@@ -192,7 +195,7 @@ class _Chunk:
 
 @dataclass
 class _Batch:
-    """Some images of a chunk; `last`: the chunk has no more. The first one has the chunk's `kept`."""
+    """Some images of a chunk, and what is kept of it; `last`: the chunk has no more."""
 
     chunk: int
     kept: Outputs
@@ -273,8 +276,6 @@ class _Store:
 
     def add(self, chunk: Tensor, ranks: np.ndarray) -> None:
         """float32 (N, D), and the rank of each row's image."""
-        if not torch.isfinite(chunk).all():
-            raise DataError(f"{self.want.extractor}: gave features that are not finite. Fetch its file again.")
         if self._most:
             if self._rows is None:
                 self._rows = torch.empty(self._most, self._dimension)
