@@ -70,7 +70,7 @@ def keep_gradients(step: AutoencoderStep, world: World) -> None:
         reduction = None if learner is None else learner.reduction
         if isinstance(reduction, Averaged):
             reduction.engine.require_backward_grad_sync = False
-            reduction.engine.no_sync = nullcontext  # type: ignore[method-assign]
+            reduction.engine.no_sync = nullcontext  # type: ignore[method-assign,assignment]
         elif isinstance(reduction, TreeSum):
             reduction._across = lambda total: total  # type: ignore[method-assign]
 
@@ -108,14 +108,14 @@ def main() -> None:
         print(json.dumps(times))
         return
     worlds = [(size, exact) for exact in (False, True) for size in options.sizes]
-    found: dict[tuple[int, bool], list[dict[str, float]]] = {world: [] for world in worlds}
+    found: dict[tuple[int, bool], list[dict[str, float]]] = {which: [] for which in worlds}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         prepare_toy(data, resolution=recipe.data.resolution, count=max(64, 4 * recipe.training.batch_size))
         words = [*sys.argv[1:], "--data", str(data)]
         for _ in range(options.rounds):
-            for world in worlds:
-                found[world].append(run(*world, words))
+            for size, exact in worlds:
+                found[size, exact].append(run(size, exact, words))
     rows: list[dict[str, Any]] = []
     for (size, exact), rounds in found.items():
         times = {name: statistics.median(times[name] for times in rounds) for name in rounds[0]}
