@@ -68,11 +68,13 @@ def build_reduction(model: nn.Module, world: World, division: Division) -> Reduc
 
 
 class _Computed(nn.Module):
-    """What DistributedDataParallel takes for the model: its forward pass computes whatever it is given."""
+    """What DistributedDataParallel takes for the model: what of it learns, and a forward pass that computes whatever
+    it is given. Buffers are everybody's own.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.learning = nn.ParameterList(p for p in model.parameters() if p.requires_grad)
 
     def forward(self, compute: Callable[[], Tensor]) -> Tensor:
         return compute()
@@ -90,7 +92,7 @@ class Averaged:
     @cached_property
     def engine(self) -> DistributedDataParallel:
         """Made when it is first needed, since it looks at which parameters learn and how they lie in memory."""
-        return DistributedDataParallel(_Computed(self.model), broadcast_buffers=False)
+        return DistributedDataParallel(_Computed(self.model))
 
     def backward(self, losses: Iterator[Tensor]) -> bool:
         bad = _Bad()

@@ -14,6 +14,7 @@ Differing = Callable[[Path, Path], list[str]]
 
 _CONV = {"kind": "conv", "channels": 8, "multipliers": [1, 2], "blocks": 1}
 TRAINING = {"images": 24, "batch_size": 8}
+FEW_STEPS = {"sampler": "dpmpp_2m", "steps": 2}
 #: The paper's, with a penalty that is differentiated twice; noise of both kinds, in parts; a codebook, batch norm and a
 #: weight that is a ratio of gradients; a denoiser, in parts, with two averages.
 METHODS: dict[str, dict[str, Any]] = {
@@ -23,7 +24,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "vqgan": {"bottleneck": {"kind": "vq", "channels": 8, "entries": 16}, "retrieval": {"kind": "none"},
               "decoder": _CONV, "discriminator": {"kind": "patch", "channels": 4, "layers": 2}, "training": TRAINING,
               "losses": {"l1": 1, "l2": 0, "adversarial_loss": "hinge", "adaptive": True, "gradient_penalty": 0}},
-    "diffusion": {"training": {"images": 48, "batch_size": 16, "accumulate": 16, "ema": [0.9, 0.5]}},
+    "diffusion": {"sampling": FEW_STEPS,
+                  "training": {"images": 48, "batch_size": 16, "accumulate": 16, "ema": [0.9, 0.5]}},
 }
 
 
@@ -33,14 +35,17 @@ def make_recipe(tiny_autoencoder: Callable[..., Recipe], tiny_diffusion: Callabl
     return lambda method: (tiny_diffusion if method == "diffusion" else tiny_autoencoder)(**METHODS[method])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "sizes"), [
+    ("brics", (1, 2, 4, 8)), ("diffusion", (1, 2, 4, 8)), ("vqgan", (1, 8)),
+    pytest.param("vqgan", (1, 2, 4), marks=pytest.mark.slow),
+    pytest.param("kl_key_code", (1, 2, 4, 8), marks=pytest.mark.slow)])
 def test_every_number_of_processes_makes_the_same_bytes(
-    make_recipe: Callable[[str], Recipe], method: str, trainings: Any, processes: Any, differing: Differing,
-    tmp_path: Path
+    make_recipe: Callable[[str], Recipe], method: str, sizes: tuple[int, ...], trainings: Any, processes: Any,
+    differing: Differing, tmp_path: Path
 ) -> None:
-    for size in (1, 2, 4, 8):
+    for size in sizes:
         processes.good(size, **trainings.job(tmp_path / f"{size}", make_recipe(method), exact=True))
-    for size in (2, 4, 8):
+    for size in sizes[1:]:
         assert differing(tmp_path / f"{size}", tmp_path / "1") == []
 
 
@@ -51,13 +56,14 @@ def test_every_number_of_processes_makes_the_same_bytes(
     "steps._stop_averages = lambda critic: None",
 ])
 def test_mistakes_would_be_seen(
-    make_recipe: Callable[[str], Recipe], mistake: str, trainings: Any, processes: Any, differing: Differing,
+    tiny_autoencoder: Callable[..., Recipe], mistake: str, trainings: Any, processes: Any, differing: Differing,
     tmp_path: Path
 ) -> None:
-    recipe = make_recipe("vqgan" if "averages" in mistake else "brics")
+    one_step = {"training": {"images": 8, "batch_size": 8}}
+    recipe = tiny_autoencoder(**METHODS["vqgan" if "averages" in mistake else "brics"] | one_step)
     for size in (1, 4):
         processes.good(size, before=mistake, **trainings.job(tmp_path / f"{size}", recipe, exact=True))
-    assert "checkpoints/step-0000003/training.safetensors" in differing(tmp_path / "4", tmp_path / "1")
+    assert "checkpoints/step-0000001/training.safetensors" in differing(tmp_path / "4", tmp_path / "1")
 
 
 def elastic(make_recipe: Callable[[str], Recipe], method: str, trainings: Any, processes: Any, path: Path, seed: int,
@@ -65,7 +71,7 @@ def elastic(make_recipe: Callable[[str], Recipe], method: str, trainings: Any, p
     """Trains in worlds of changing size until done, a process killing itself up to `kills` times; how often one did."""
     dice, killed = random.Random(seed), 0
     for _ in range(kills):
-        size = dice.choice((1, 2, 4, 8))
+        size = dice.choice((1, 2, 4) if kills < 4 else (1, 2, 4, 8))
         job = trainings.job(path, make_recipe(method), exact=True, save_every=0)
         victim = dice.randrange(size)
         killed += processes.killed(size, victim, dice.randint(1, 90 if victim == 0 else 30), **job)
@@ -73,13 +79,13 @@ def elastic(make_recipe: Callable[[str], Recipe], method: str, trainings: Any, p
     return killed
 
 
-@pytest.mark.parametrize("method", ["brics", "diffusion"])
+@pytest.mark.parametrize("method", ["brics", pytest.param("diffusion", marks=pytest.mark.slow)])
 def test_kills_and_changes_of_the_number_leave_the_same_bytes(
     make_recipe: Callable[[str], Recipe], method: str, trainings: Any, processes: Any, differing: Differing,
     tmp_path: Path
 ) -> None:
     processes.good(2, **trainings.job(tmp_path / "whole", make_recipe(method), exact=True))
-    assert elastic(make_recipe, method, trainings, processes, tmp_path / "killed", seed=3, kills=4) >= 3
+    assert elastic(make_recipe, method, trainings, processes, tmp_path / "killed", seed=3, kills=3) >= 2
     assert differing(tmp_path / "killed", tmp_path / "whole") == []
 
 

@@ -27,7 +27,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(("kind", "steps"), [
-    ("diffusion", 20), pytest.param("diffusion", 200, marks=pytest.mark.slow),
+    ("diffusion", 10), pytest.param("diffusion", 200, marks=pytest.mark.slow),
     pytest.param("autoencoder", 200, marks=pytest.mark.slow)])
 def test_two_processes_learn_what_one_does(tiny_autoencoder: Make, tiny_diffusion: Make, trainings: Any, processes: Any,
                                            tmp_path: Path, kind: str, steps: int) -> None:
@@ -42,20 +42,20 @@ def test_two_processes_learn_what_one_does(tiny_autoencoder: Make, tiny_diffusio
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"losses": {"l1": 1, "l2": 0, "adversarial_loss": "hinge", "adaptive": True, "gradient_penalty": 0}},
-    {"training": {"accumulate": 8}}])
+    {"training": {"accumulate": 8}},
+    {"losses": {"l1": 1, "l2": 0, "adversarial_loss": "hinge", "adaptive": True, "gradient_penalty": 0}}])
 def test_a_gan_goes_through_ddp(tiny_autoencoder: Make, trainings: Any, processes: Any, tmp_path: Path,
                                 changes: dict[str, Any]) -> None:
     """Penalties that are differentiated twice, and weights that are gradients, inside of its forward pass: a step is
     that of one process."""
     training = changes.get("training", {}) | {"images": 8, "batch_size": 8}
     recipe = tiny_autoencoder(**changes | {"training": training})
-    for size in (1, 2, 4):
+    for size in (1, 2):
         processes.good(size, **trainings.job(tmp_path / f"{size}", recipe))
-    logs = [read_metrics(RunDirectory.open(tmp_path / f"{size}").metrics_path)[0] for size in (1, 2, 4)]
-    assert len(logs[0]) > 8
-    for name in logs[0].keys() - {"code_std", "adversarial_weight", "loss", "entries_hit", "val_psnr"}:
-        assert [log[name] for log in logs[1:]] == pytest.approx([logs[0][name]] * 2, rel=1e-3, abs=1e-5), name
+    one, two = (read_metrics(RunDirectory.open(tmp_path / f"{size}").metrics_path)[0] for size in (1, 2))
+    assert len(one) > 8
+    for name in one.keys() - {"code_std", "adversarial_weight", "loss", "entries_hit", "val_psnr"}:
+        assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
 
 
 def test_processes_read_their_rows_of_the_same_batches(trainings: Any) -> None:

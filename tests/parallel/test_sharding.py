@@ -17,7 +17,7 @@ TRAINING = {"images": 24, "batch_size": 8, "ema": [0.9, 0.5], "accumulate": 4, "
 
 
 def test_it_learns_what_it_learns_whole(tiny_diffusion: Make, trainings: Any, processes: Any, tmp_path: Path) -> None:
-    recipe = tiny_diffusion(training=TRAINING)
+    recipe = tiny_diffusion(training=TRAINING, sampling={"sampler": "ddim", "steps": 1})
     processes.good(2, **trainings.job(tmp_path / "whole", recipe))
     memory = "\nresult['here'] = sum(p.to_local().numel() for p in job['step'].denoiser.model.parameters())"
     before = ("shard = steps.DiffusionStep.shard\n"
@@ -50,7 +50,7 @@ def test_another_number_of_processes_goes_on(tiny_diffusion: Make, trainings: An
             "        os.kill(os.getpid(), signal.SIGINT)\n"
             "    return call(self, step, *batch)\n"
             "steps.DiffusionStep.__call__ = stopping")
-    recipe = tiny_diffusion(training=TRAINING)
+    recipe = tiny_diffusion(training=TRAINING, sampling={"sampler": "ddim", "steps": 1})
     processes.good(1, **trainings.job(tmp_path / "whole", recipe))
     codes, said, _ = processes(2, **trainings.job(tmp_path / "run", recipe, sharded=True, before=stop))
     assert codes == [130, 130], said
