@@ -29,10 +29,11 @@ def checkpoint_bytes(step_function: Step[*tuple[Any, ...]]) -> int:
 
 
 def check_room(path: Path, step_function: Step[*tuple[Any, ...]], last: int) -> None:
-    """Raises BricsError where the disk of a run, which need not exist, cannot hold its checkpoints; writes nothing.
+    """Raises BricsError where the disk of a run, which need not exist, cannot hold its checkpoints; nothing is left.
 
-    `last`: how many steps it has in all. One that is done needs no room.
+    `last`: how many steps it has in all. One that is done needs no room. Raises DataError where nothing can be written.
     """
+    files.check_writable(path)
     run = RunDirectory(path)
     there = list_checkpoints(run.checkpoints)
     if there and step_of(there[-1]) >= last:

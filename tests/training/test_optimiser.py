@@ -92,3 +92,13 @@ def test_two_optimisers_in_one_file_stay_apart() -> None:
     tensors = optimiser_tensors(first, a, "critic_optimiser")
     load_optimiser_tensors(second, b, "optimiser", tensors)
     assert not second.state
+
+
+def test_what_had_no_state_has_none_after_loading() -> None:
+    """A run that goes back to its beginning forgets what came after it."""
+    layer = nn.Linear(2, 1)
+    adam = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    adam.step()
+    load_optimiser_tensors(adam, layer, "x", {})
+    assert not adam.state and optimiser_tensors(adam, layer, "x") == {}
