@@ -17,8 +17,7 @@ from bricscli.run.log import read_metrics
 Recipe = AutoencoderRecipe | DiffusionRecipe
 Make = Callable[..., Recipe]
 
-#: A learning rate of a run that goes on for 200 steps without noticing in which order it sums: GANs and Adam's start,
-#: which turns a gradient's sign into a step, do.
+#: For 200 steps that hardly notice in which order they sum: at large learning rates rounding grows.
 CALM: dict[str, Any] = {"images": 1600, "batch_size": 8, "learning_rate": 1e-4, "ema": 0}
 
 
@@ -38,7 +37,8 @@ def test_two_processes_learn_what_one_does(tiny_autoencoder: Make, tiny_diffusio
         processes.good(size, **trainings.job(tmp_path / f"{size}", recipe))
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert len(one) == steps and one != two
-    assert two == pytest.approx(one, rel=1e-3)
+    assert two == pytest.approx(one, rel=5e-3), "a single step may notice more"
+    assert np.mean(two[-20:]) == pytest.approx(np.mean(one[-20:]), rel=1e-3)
 
 
 @pytest.mark.parametrize("changes", [
