@@ -33,7 +33,8 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"], ["inpaint"],
-            ["nn-search"], ["table"], ["report"], ["doctor"], ["plot", "schedules"], ["eval", "reconstruction"],
+            ["gather"], ["nn-search"], ["table"], ["report"], ["doctor"], ["plot", "schedules"],
+            ["eval", "reconstruction"],
             ["eval", "usage"], ["eval", "fid"], ["eval", "all"], ["eval", "statistics"], ["eval", "spectrum"],
             ["eval", "inpaint"]]
 
