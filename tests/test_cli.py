@@ -925,7 +925,10 @@ def test_wrong_calls(words: list[str], code: int, says: str, wrong: Path, fork: 
     assert len(lines) == 1 or code == 2, "only a recipe may have several problems"
     assert lines[-1].endswith((".", "?")), "a sentence that says what to do"
     after = snapshot(wrong)
-    assert {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)} == set()
+    changed = {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)}
+    if "image files cannot be read" in says:  # `--on-bad skip` goes on with what is finished
+        changed = {name for name in changed if not name.startswith("data/.brics-part-")}
+    assert changed == set()
 
 
 @pytest.mark.parametrize("words", [
