@@ -34,9 +34,9 @@ AUTOENCODER = ["--recipe", "tiny/toy.yaml", "--set", "training.images=240", "--s
 DIFFUSION = ["--recipe", "tiny/toy-diffusion.yaml", "--set", "training.images=256", "--set", "training.batch_size=32",
              "--set", "denoiser.channels=16", "--set", "sampling.sampler=dpmpp_2m", "--set", "sampling.steps=4"]
 COMMANDS = [["demo"], ["prepare"], ["train-ae"], ["encode"], ["train-diffusion"], ["sample"], ["inpaint"],
-            ["import-checkpoint"], ["nn-search"], ["table"], ["report"], ["verify"], ["doctor"], ["selftest"],
-            ["plot", "schedules"], ["launch", "slurm"], ["eval", "reconstruction"], ["eval", "usage"], ["eval", "fid"],
-            ["eval", "all"], ["eval", "statistics"], ["eval", "spectrum"], ["eval", "inpaint"]]
+            ["gather"], ["import-checkpoint"], ["nn-search"], ["table"], ["report"], ["verify"], ["doctor"],
+            ["selftest"], ["plot", "schedules"], ["launch", "slurm"], ["eval", "reconstruction"], ["eval", "usage"],
+            ["eval", "fid"], ["eval", "all"], ["eval", "statistics"], ["eval", "spectrum"], ["eval", "inpaint"]]
 
 #: A decoder for the codes of AUTOENCODER.
 INPAINT = ["train-ae", "--recipe", "tiny/toy-inpaint.yaml", *AUTOENCODER[2:], "--set", "training.images=16"]
@@ -937,7 +937,10 @@ def test_wrong_calls(words: list[str], code: int, says: str, wrong: Path, fork: 
     assert len(lines) == 1 or code == 2, "only a recipe may have several problems"
     assert lines[-1].endswith((".", "?")), "a sentence that says what to do"
     after = snapshot(wrong)
-    assert {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)} == set()
+    changed = {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)}
+    if "image files cannot be read" in says:  # `--on-bad skip` goes on with what is finished
+        changed = {name for name in changed if not name.startswith("data/.brics-part-")}
+    assert changed == set()
 
 
 @pytest.mark.parametrize("words", [

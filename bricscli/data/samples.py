@@ -14,6 +14,7 @@ draw into one folder at a time, even the same seeds.
 import fcntl
 import os
 import re
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -40,7 +41,7 @@ SPLIT = "samples"
 _MAY_DIFFER = {"denoiser.run"}
 #: Of a manifest what says nothing about a single image.
 _NOT_OF_PIXELS = {"schema", "kind", "format", "versions", "seeds", "splits", "shards"}
-_LOCK = ".lock"
+_LOCK, _KEPT = ".lock", ".before-"
 _BEGINNING = re.compile(rb'\{\s*"schema": \d+,\s*"kind": "samples"')
 _AGAIN = "The same `brics sample` again draws what is damaged."
 
@@ -61,6 +62,7 @@ class SampleFolder(ABC):
     @staticmethod
     def open(path: Path) -> "SampleFolder":
         """Raises DataError where there are no samples, or their manifest is damaged."""
+        _settle(path)
         header, shards = _read(path)
         try:
             return FORMATS[header["format"]](path, header, shards)
@@ -207,9 +209,12 @@ class ShardSamples(SampleFolder):
             samples = ((SPLIT, sample_key(seed), {"png": pngs[seed]}) for seed in sorted(pngs))
             with files.new_file(self.path / name) as temporary:
                 written = replace(write_tar(temporary, SPLIT, samples), name=name)
+                _keep(self.path / name)
             shards = sorted([written, *(shard for shard in shards if shard.name != name)], key=lambda shard: shard.name)
             seeds = show_ranges(singles(int(key) for shard in shards for key in shard.keys))
             write_manifest(self.path, header | {"seeds": seeds}, shards)
+            with suppress(OSError):
+                _kept(self.path / name).unlink(missing_ok=True)
         self._waiting = {}
 
 
@@ -236,6 +241,34 @@ def newest_samples(*roots: Path) -> Path:
         if SampleFolder.is_one(manifest.parent):
             return manifest.parent
     raise DataError("--samples: no folder of samples here or under runs/. Draw some with `brics sample`.")
+
+
+def _kept(path: Path) -> Path:
+    """The name under which a shard that is being replaced stays until the manifest lists the new one."""
+    return path.parent / f"{_KEPT}{path.name}"
+
+
+def _keep(path: Path) -> None:
+    """Gives a shard that is there its second name."""
+    if path.exists():
+        _kept(path).unlink(missing_ok=True)
+        try:
+            os.link(path, _kept(path))
+        except OSError:  # a file system without links
+            shutil.copyfile(path, _kept(path))
+        files.fsync_folder(path.parent)
+
+
+def _settle(path: Path) -> None:
+    """Where a process was killed between a shard and the manifest, puts back what the manifest lists."""
+    if not any(path.glob(f"{_KEPT}*")):
+        return
+    with suppress(BricsError, OSError), _locked_now(path):
+        for shard in read_manifest(path)[1]:
+            kept = _kept(path / shard.name)
+            if kept.exists() and files.sha256_file(path / shard.name) != shard.sha256 == files.sha256_file(kept):
+                os.replace(kept, path / shard.name)
+            kept.unlink(missing_ok=True)
 
 
 def _shard_name(seed: int) -> str:
@@ -327,13 +360,28 @@ def _show(value: object) -> str:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """One process at a time, for a moment; others wait."""
+    with _lock(path, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def _locked_now(path: Path) -> Iterator[None]:
+    """The same, at once: raises BlockingIOError where somebody is at work, this process too."""
+    with _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, how: int) -> Iterator[None]:
     try:
         descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:  # such as that of another user
         raise files.disk_error(path / _LOCK, error) from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise BricsError(f"{path}: cannot be locked ({error.strerror}). Choose another --out, on a disk of this "
                              "machine.") from None

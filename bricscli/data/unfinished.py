@@ -80,10 +80,12 @@ class Unfinished:
         Raises BricsError where the disk refuses.
         """
         self._enter(digest, dict(plan))
-        for folder in (self._data, self._records):
-            folder.mkdir(parents=True, exist_ok=True)
         self._staging = self._here / f"tmp-{secrets.token_hex(8)}"
-        self._staging.mkdir()
+        try:
+            for folder in (self._data, self._records, self._staging):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.disk_error(self.out, error) from error
         self._put(_PLAN, plan, self._here)
 
     def reopen(self, digest: str) -> bool:

@@ -91,7 +91,7 @@ def _measure(place: Place, part: Part | None) -> None:
 
 def _prepare(place: Place, part: Part) -> None:
     prepare_part(place.data, open_source("folder", place.pictures), part, resolution=RESOLUTION, val_fraction=0.3,
-                 workers=1, samples_per_shard=4)
+                 workers=1, samples_per_shard=12)
 
 
 def _encode(place: Place, part: Part) -> None:

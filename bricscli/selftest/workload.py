@@ -90,7 +90,7 @@ class Place:
 
     def prepare(self) -> None:
         prepare_folder(self.data, folder=self.pictures, resolution=RESOLUTION, val_fraction=0.3, workers=1,
-                       samples_per_shard=4)
+                       samples_per_shard=12)
 
     def train_autoencoder(self) -> None:
         """A checkpoint after every step: there is much to be killed at."""

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from bricscli.data.ranges import read_ranges, show_ranges, singles
@@ -28,7 +29,9 @@ def gather(path: Path) -> list[str]:
     places = _places(path)
     begun = [place for place in places if is_begun(place)]
     if begun:
-        return [_gather(place) for place in begun]
+        run = RunDirectory(begun[0].parent)
+        with run.lock() if run.codes in begun and run.recipe_path.is_file() else nullcontext():
+            return [_gather(place) for place in begun]
     complete = [f"{place}: is complete; there are no parts to gather." for place in places
                 if (place / MANIFEST).is_file()]
     if not complete:

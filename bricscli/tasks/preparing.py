@@ -270,7 +270,7 @@ def check_rejected(plan: Mapping[str, Any], rejected: Mapping[int, Rejected], un
         raise DataError(f"{said}, more than {plan['max_bad'] * 100:.3g}%: {few}. Repair them, move them elsewhere, or "
                         "pass a greater --max-bad.")
     if plan["on_bad"] == "fail" and len(entries) > until:
-        raise KeptError(f"{said}: {few}. Repair them, or pass --on-bad skip, which leaves them out and lists them.")
+        raise KeptError(f"{said}: {few}. Repair them, or pass --on-bad skip, which lists them and goes on.")
 
 
 def _check_variety(job: Job, digests: Sequence[bytes]) -> None:

@@ -205,6 +205,7 @@ def _whole_passes(batch_size: int, device: torch.device) -> int:
 def write_sheet(out: Path, seeds: Sequence[int]) -> Path | None:
     """The first images by seed; None, with a warning, where there is no room for it: the samples are there."""
     path, images = sheet_path(out), read_samples(out, sorted(seeds)[: SHEET_ROWS * SHEET_COLUMNS])
+    files.sweep(path.parent, path.name)
     try:
         files.write_bytes(path, encode_png(sheet(images, min(SHEET_COLUMNS, len(images)))))
     except BricsError as error:

@@ -40,9 +40,8 @@ def test_cores_are_shared(started: Started, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("visible", "names"), [(None, ["0", "1", "2"]), ("5,7,1", ["5", "7", "1"])])
-def test_each_has_a_gpu(
-    started: Started, monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]
-) -> None:
+def test_each_has_a_gpu(started: Started, monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]
+                        ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

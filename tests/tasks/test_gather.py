@@ -216,10 +216,13 @@ def test_killed_at_every_point(stage: Stage, whole: dict[str, bytes], every: int
     """All of it, and each time a part of it; then the same command again."""
     part = Part(1, 2)
     for given in (None, part):
-        calls = in_child(partial(stage.make, f"counted {given}", given))
+        how = "in part" if given else "whole"
+        stage.place(f"counted {how}")
+        calls = in_child(partial(stage.make, f"counted {how}", given))
         assert calls > 20
         for point in range(every // 2 + 1, calls + 1, every):
-            name = f"killed at {point} {'in part' if given else ''}"
+            name = f"killed at {point} {how}"
+            stage.place(name)
             assert in_child(partial(stage.make, name, given), kill=point) == -signal.SIGKILL
             if stage.out(name).exists() and stage.kind in ("images", "codes"):
                 assert contents(stage.out(name)) == whole, "complete or absent"

@@ -114,7 +114,7 @@ def test_prepare_stops_and_says_what_to_do(folder: Path, tmp_path: Path) -> None
         prepare_folder(tmp_path / "set", folder=folder, **OPTIONS)
     assert str(refused.value).startswith(f"{folder}: {len(BAD)} of {200 + len(TABLE)} image files cannot be read: ")
     assert "one row.png (cannot" in str(refused.value) or sorted(BAD)[0] in str(refused.value)
-    assert str(refused.value).endswith("Repair them, or pass --on-bad skip, which leaves them out and lists them.")
+    assert str(refused.value).endswith("Repair them, or pass --on-bad skip, which lists them and goes on.")
     assert refused.value.exit_code == 3 and not (tmp_path / "set").exists()
 
 
