@@ -162,12 +162,15 @@ def _check_shards(folder: Path) -> None:
 def _add_samples(root: Path, first: int, format: str = "png") -> None:
     import numpy as np
 
-    from bricscli.data.images import encode_png
+    from bricscli.data.marks import digest_settings, encode_sample
+    from bricscli.data.samples import strict_settings
 
     root.mkdir(exist_ok=True)
     settings = {"format": format, "resolution": 8, "denoiser": {"run": "toy", "digest": "0" * 64}}
     folder = SampleFolder.create(root / "samples", settings, {"torch": "0"})
-    folder.add({seed: encode_png(np.full((3, 8, 8), seed, np.uint8)) for seed in range(first, first + 2)})
+    digest = digest_settings(strict_settings(settings))
+    folder.add({seed: encode_sample(np.full((3, 8, 8), seed, np.uint8), seed, digest)
+                for seed in range(first, first + 2)})
     folder.finish()
 
 
