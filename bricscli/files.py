@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -155,10 +156,10 @@ def check_writable(folder: Path) -> None:
         place = _nearest(folder)
         if not place.is_dir():
             raise DataError(f"{folder}: cannot be written ({place} is not a folder). Choose another folder.")
-        probe = place / f"{_PREFIX}probe-{os.getpid()}"
-        probe.unlink(missing_ok=True)
+        # In containers that share a disk, processes have equal ids.
+        probe = place / f"{_PREFIX}probe{secrets.token_hex(8)}-{os.getpid()}"
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another machine's `sweep` may have come first
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}). Choose another folder.") from None
 

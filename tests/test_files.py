@@ -179,6 +179,20 @@ def test_check_writable_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_check_writable_at_the_same_time_as_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers that share a disk, whose processes have the same ids."""
+    close = os.close
+
+    def check_as_well(descriptor: int) -> None:
+        monkeypatch.setattr(os, "close", close)
+        files.check_writable(tmp_path)
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", check_as_well)
+    files.check_writable(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_check_writable_refuses(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("1")
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")

@@ -24,8 +24,8 @@ MeasuredPart = Annotated[str | None, typer.Option("--part", metavar="K/N", help=
                                                   "beside the result. When the parts are done, the same command "
                                                   "without --part does what is missing and writes the result, which "
                                                   "is that of one process.")]
-Devices = Annotated[int | None, typer.Option(metavar="N", help="So many processes on this machine, each with a GPU "
-                                             "of its own if there are any; the result does not depend on it.")]
+Devices = Annotated[int | None, typer.Option(metavar="N", min=1, help="So many processes on this machine, each with a "
+                                             "GPU of its own if there are any; the result does not depend on it.")]
 
 
 def spread_over(devices: int | None, device: str) -> bool:
