@@ -202,7 +202,8 @@ def test_nothing_of_another_command_or_of_other_images_is_mixed_in(
     else:
         (photos / "015.png").rename(photos / "0155.png")
     assert server(out, photos, kill=45, **options)[0] == -signal.SIGKILL
-    assert len(finished(out.parent)) == len(first) and len([*(tmp_path / "half").glob(".brics-part-set/*/data")]) == 2
+    assert len(finished(out.parent)) - len(first) in (0, 1)
+    assert len([*(tmp_path / "half").glob(".brics-part-set/*/data")]) == 2
     assert server(out, photos, **options)[0] == 0
     server(tmp_path / "whole", photos, **options)
     assert contents(out) == contents(tmp_path / "whole")
