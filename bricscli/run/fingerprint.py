@@ -13,7 +13,7 @@ from bricscli.run.provenance import package_version
 #: One process that computes a batch as it comes.
 ALONE: Mapping[str, Any] = {"determinism": "fast", "virtual_ranks": None, "processes": 1}
 #: They change in which order sums are formed; where that is promised not to matter (`exact`), processes do nothing.
-_ORDER = ("threads", "processes")
+_ORDER = ("threads", "processes", "sharded")
 
 
 def take_fingerprint(device: str, threads: int, parallel: Mapping[str, Any] = ALONE) -> dict[str, Any]:
