@@ -23,6 +23,8 @@ from bricscli.errors import BricsError
 PARENT = "BRICS_PARENT"
 #: In copies that work as one: the file in which they meet.
 RENDEZVOUS = "BRICS_RENDEZVOUS"
+#: So many processes for each core of the processor, and at least so many, are more than can be meant.
+MOST_PER_CORE, MOST_ANYWHERE = 4, 8
 #: Seconds that the others have for what they do, once one has failed.
 GRACE = 10.0
 #: Seconds between two looks at the copies.
@@ -39,6 +41,16 @@ class CopyFailed(BricsError):
     @property
     def lines(self) -> list[str]:
         return super().lines if str(self) else []
+
+
+def most_copies() -> int:
+    """How many processes without a GPU may be asked for here: each has some hundred megabytes of its own."""
+    return max(MOST_ANYWHERE, MOST_PER_CORE * cores())
+
+
+def cores() -> int:
+    """Of the processor, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_copies(words: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]]) -> None:
@@ -75,7 +87,7 @@ def run_world(count: int, option: str) -> None:
     with tempfile.TemporaryDirectory(prefix="brics-") as folder:
         shared = {RENDEZVOUS: os.path.join(folder, "meeting"), "WORLD_SIZE": str(count),
                   "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback,
-                  "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))}
+                  "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // count)))}
         run_copies([words] * count, [shared | {"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)])
 
 

@@ -776,7 +776,7 @@ WRONG: list[tuple[list[str], int, str]] = [
     ([*FILL, "round:1"], 2, "--mask: `round` is no kind of mask that is drawn. There are: thin, medium"),
     (inpaint("corrupt.png"), 3, "corrupt.png: "),
     (inpaint("text.png"), 3, "text.png: not an image"),
-    (inpaint("huge.png"), 3, "huge.png: more than 100 megapixels"),
+    (inpaint("huge.png"), 3, "huge.png: more than 50 megapixels"),
     (inpaint("thin.png"), 3, "thin.png: is 100000x1, too narrow"),
     (inpaint("deep.png"), 3, "deep.png: has more than 8 bits a channel"),
     (inpaint("printed.tif"), 3, "printed.tif: has the colours of a printer"),

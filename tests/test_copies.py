@@ -102,7 +102,7 @@ def test_a_world_meets_in_a_file_on_the_loopback_interface(run: Run, tmp_path: P
                                                            ) -> None:
     line = "echo $RANK $LOCAL_RANK $WORLD_SIZE $GLOO_SOCKET_IFNAME $OMP_NUM_THREADS $BRICS_RENDEZVOUS > $RANK"
     monkeypatch.setattr(sys, "argv", ["brics", "--devices", "3", line])
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr("bricscli.copies.cores", lambda: 7)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run_world(3, "--devices")
     told = [(tmp_path / str(rank)).read_text().split() for rank in range(3)]

@@ -155,10 +155,11 @@ def _evaluate(plan: "Plan", ref: str, samples: Path | None, split: str | None, l
 
     place = choose_device(device)
     check_name(ref)
+    ref = options.at_hand(ref, allow_host)
     folder = samples or newest()
     chosen = processes.begin(part, devices, device, *([] if samples else ["--samples", str(folder)]))
     plan, extractors = load_extractors(plan, place, skip_missing)
-    reference = open_reference(options.at_hand(ref, allow_host), split, options.DATA_ROOT, assumed=plan.extractors[0])
+    reference = open_reference(ref, split, options.DATA_ROOT, assumed=plan.extractors[0])
     images, results = open_folder(folder), out or place_of_results(folder, options.RUNS_ROOT)
     files.check_writable(results)
     work = Comparison(images, reference, plan, extractors, force=force, limit=limit, device=place, results=results)

@@ -35,14 +35,18 @@ def spread_over(devices: int | None, device: str) -> bool:
     """
     if devices is None:
         return False
-    from bricscli.copies import run_world
+    from bricscli.copies import most_copies, run_world
     from bricscli.errors import RecipeError
     from bricscli.parallel.world import in_world
     from bricscli.runtime import choose_device, count_gpus
 
     if in_world():
         raise RecipeError("--devices: this is one of several processes already, as WORLD_SIZE says. Leave it out.")
-    if devices > 1 and choose_device(device).type == "cuda" and devices > count_gpus():
+    on_gpus = devices > 1 and choose_device(device).type == "cuda"
+    if not on_gpus and devices > most_copies():
+        raise RecipeError(f"--devices: {devices} are too many for this machine's processor. Choose at most "
+                          f"{most_copies()}.")
+    if on_gpus and devices > count_gpus():
         raise RecipeError(f"--devices: {devices} processes need a GPU each, and there are {count_gpus()}. Use fewer, "
                           "or --device cpu.")
     if devices > 1:

@@ -26,7 +26,7 @@ import numpy as np
 
 from bricscli import files
 from bricscli.data.images import ImageError, Pixels
-from bricscli.data.manifest import remove_other_indexes
+from bricscli.data.manifest import RESERVED, remove_other_indexes
 from bricscli.data.marks import check_sample, decode_sample, digest_settings
 from bricscli.data.ranges import read_ranges, show_ranges, singles
 from bricscli.data.shards import MANIFEST, Shard, Split, read_manifest, write_manifest, write_tar
@@ -40,7 +40,7 @@ SPLIT = "samples"
 #: Decides no pixel: a run may be renamed.
 _MAY_DIFFER = {"denoiser.run"}
 #: Of a manifest what says nothing about a single image.
-_NOT_OF_PIXELS = {"schema", "kind", "format", "versions", "seeds", "splits", "shards"}
+_NOT_OF_PIXELS = {"kind", "format", "versions", "seeds", *RESERVED}
 _LOCK, _KEPT = ".lock", ".before-"
 _BEGINNING = re.compile(rb'\{\s*"schema": \d+,\s*"kind": "samples"')
 _AGAIN = "The same `brics sample` again draws what is damaged."

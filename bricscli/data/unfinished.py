@@ -67,6 +67,7 @@ class Unfinished:
         self.out, self.folder = out, folder
         self.finished = self.resumed = 0
         self.plan: dict[str, Any] = {}
+        self.keep_others = False  #: what other settings left, where the block ends well
         self._here = self._data = self._records = folder / "none"
         self._staging: Path | None = None
 
@@ -233,7 +234,8 @@ def unfinished(out: Path, shared: bool = False) -> Iterator[Unfinished]:
     finally:
         with suppress(OSError):
             work.leave()
-        useless = ended_well or not (kept or any(folder.glob("*/records/*.json")))
+        others = work.keep_others or not ended_well
+        useless = not (others and (kept or any(folder.glob("*/records/*.json"))))
         if not any(folder.glob("*/")) if shared else useless:
             with suppress(OSError):
                 files.remove_directory(folder)

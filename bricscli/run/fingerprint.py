@@ -11,7 +11,7 @@ from bricscli.run.log import warn
 from bricscli.run.provenance import package_version
 
 #: They change in which order sums are formed; where that is promised not to matter (`exact`), processes do nothing.
-_ORDER = ("threads", "processes")
+_ORDER = ("threads", "processes", "sharded")
 
 
 def take_fingerprint(device: str, threads: int, parallel: Mapping[str, Any]) -> dict[str, Any]:

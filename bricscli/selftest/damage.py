@@ -1,9 +1,11 @@
 """What happens to files: bits that flip, ends that are missing, names that were exchanged. Everything is noticed."""
 
 import io
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 from random import Random
 
@@ -93,10 +95,11 @@ def _try_one(bench: Bench, root: Path, damage: Callable[[Path, list[Path], Rando
 
 
 def _problems(path: Path) -> list[str]:
-    try:
-        return [problem for checked in verify(path) for problem in checked.problems]
-    except BricsError as error:
-        return error.lines
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # its progress is nobody's
+        try:
+            return [problem for checked in verify(path) for problem in checked.problems]
+        except BricsError as error:
+            return error.lines
 
 
 # A shard that ends too early

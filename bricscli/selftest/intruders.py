@@ -7,6 +7,7 @@ import select
 import socket
 import sys
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from bricscli.selftest.children import run_child
@@ -57,12 +58,11 @@ def _problems(case: Case, bench: Bench, marker: Path, listening: socket.socket) 
 
 def _command(case: Case) -> None:
     """`brics *words` in the case's folder; in a child."""
-    from bricscli.app import main
-
     os.chdir(case.place)
     os.environ |= {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     sys.argv = ["brics", *case.words]
-    main()
+    (command,) = entry_points(group="console_scripts", name="brics")
+    command.load()()
 
 
 def _came(listening: socket.socket) -> bool:

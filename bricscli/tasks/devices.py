@@ -3,12 +3,9 @@
 import os
 from collections.abc import Sequence
 
-from bricscli.copies import run_copies
+from bricscli.copies import cores, most_copies, run_copies
 from bricscli.errors import RecipeError
 from bricscli.parts import WHOLE, Part
-
-#: More processes on one machine are a slip of the finger.
-MOST_DEVICES = 64
 
 
 def run_parts(words: Sequence[str], devices: int, device: str, part: Part = WHOLE) -> None:
@@ -17,17 +14,19 @@ def run_parts(words: Sequence[str], devices: int, device: str, part: Part = WHOL
     `device`: as for `choose_device`; where it leaves the choice, and there are GPUs, each process sees one of its own.
     Raises RecipeError for a number that cannot be, CopyFailed where a process fails.
     """
-    if not 1 <= devices <= MOST_DEVICES:
-        raise RecipeError(f"--devices: {devices} is out of range. Choose 1 to {MOST_DEVICES}.")
+    if devices < 1:
+        raise RecipeError(f"--devices: {devices} is too few. Choose 1 or more.")
     environments = _environments(devices, device)
     parts = [Part(part.number + i * part.of, part.of * devices) for i in range(devices)]
     run_copies([[*words, "--part", str(each)] for each in parts], environments)
 
 
 def _environments(devices: int, device: str) -> list[dict[str, str]]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // devices))}
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores() // devices))}
     gpus = _gpus(device)
+    if not gpus and devices > most_copies():
+        raise RecipeError(f"--devices: {devices} are too many for this machine's processor. Choose at most "
+                          f"{most_copies()}.")
     if gpus and devices > len(gpus):
         raise RecipeError(f"--devices: {devices} are more than the {len(gpus)} GPUs of this machine. Choose fewer, or "
                           "--device cpu.")

@@ -51,7 +51,8 @@ def _gather(out: Path) -> str:
         if not found and (out / MANIFEST).is_file():  # an earlier command was killed when it had moved them
             return f"{out}: is complete; there are no parts to gather."
         complete = [(digest, records) for digest, records, missing in found if not missing]
-        if len(found) != 1 and len(complete) != 1:
+        of_samples = work.plan.get("kind") == "samples"  # of which what others have drawn may be of use
+        if len(found) != 1 and (len(complete) != 1 or of_samples):
             raise KeptError(f"{out}: beside it are parts of {len(found)} different commands, {len(complete)} of them "
                             "complete. Give the one you mean again, without --part.")
         if not complete:

@@ -94,10 +94,11 @@ def make(job: Job, work: Unfinished) -> Share:
         converted = map_in_order(job.conversion, _Chosen(job.listing.items, places), job.workers)
         with closing(converted):
             results = iter(job.show(converted, known + len(places), "preparing", "images", done=known))
-            for i, chunk in enumerate(rest):
+            left = len(places)
+            for chunk in rest:
                 records[chunk.name] = record = _write(job, work, chunk, digests, results)
                 rejected |= dict(read_rejected(record))
-                left = sum(len(other.places) for other in rest[i + 1 :])
+                left -= len(chunk.places)
                 if left:  # else all of them are known in a moment
                     check_rejected(work.plan, rejected, until=RUINED if job.on_bad == "skip" or left <= CHEAP else 0)
             assert next(results, None) is None

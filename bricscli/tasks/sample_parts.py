@@ -58,16 +58,18 @@ def close(work: Unfinished, records: Sequence[Record]) -> None:
         versions += [record.notes["versions"]] * (record.notes["versions"] not in versions)
     seeds = show_ranges(singles(seed for record in records for seed in _seeds(record)))
     work.publish({"kind": "samples", **settings, "versions": versions, "seeds": seeds}, records)
+    work.remove()
 
 
 def take_parts(out: Path, settings: Mapping[str, Any]) -> None:
     """Puts what parts have drawn by these settings into the folder, all or some of what they were to draw.
 
-    Raises BricsError where one is at work.
+    What was drawn by others stays where it is. Raises BricsError where a part is at work.
     """
     if not is_begun(out):
         return
     with unfinished(out) as work:
+        work.keep_others = True  # these settings may be mistyped
         for digest in work.begun():
             if work.reopen(digest) and not samples.differing_settings(work.plan.get("settings", {}), settings):
                 records = [record for name in work.chunks if (record := work.find(name))]

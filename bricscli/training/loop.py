@@ -82,8 +82,8 @@ def train(
     recovery = Recovery(step_function, run, recipe_text, last=last, batch_size=batch_size, again=again, world=world)
     first, checkpoint = _resume(step_function, run, recovery, world)
     if first >= last and checkpoint is not None:
-        if world.first:
-            recovery.needed(first)  # or what a process left that was killed just before it was done
+        if world.first:  # or what a process left that was killed just before it was done
+            prune(run.checkpoints, KEPT_CHECKPOINTS, [*protect(), *recovery.needed(first)])
         say(f"{run.path}: already trained ({first * batch_size} images seen).")
         return checkpoint
     with world.together():

@@ -11,6 +11,7 @@ import pytest
 from bricscli.data.loader import BatchReader
 from bricscli.data.shards import ShardSet
 from bricscli.recipe.recipes import AutoencoderRecipe, DiffusionRecipe
+from bricscli.run.checkpoint import load_checkpoint
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics
 
@@ -82,7 +83,7 @@ def test_a_second_command_on_the_run_is_refused_by_all(tiny_diffusion: Make, tra
         codes, said, _ = processes(2, **job)
     assert codes == [1, 1]
     assert "is in use by process" in said[0] and said[1] == ""
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["world"]["processes"] == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["fingerprint"]["processes"] == 1
 
 
 @pytest.mark.parametrize(("changes", "size", "exact", "said"), [
@@ -103,11 +104,12 @@ def test_what_cannot_be_trained_so_is_said_before_there_is_a_run(
 
 
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize(("bad", "name"), [("batch[0][0] = float('nan')", "loss"),
-                                           ("next(self.generator.model.parameters()).register_hook(lambda g: g / 0)",
-                                            "gradient of the loss")])
-def test_what_is_not_finite_on_one_process_stops_all_in_the_same_step(
-    tiny_autoencoder: Make, trainings: Any, processes: Any, tmp_path: Path, exact: bool, bad: str, name: str
+@pytest.mark.parametrize(("bad", "skipped"), [
+    ("batch[0][0] = float('nan')", [None, None, 1, None]),
+    ("next(self.generator.model.parameters()).register_hook(lambda g: g / 0)", [None, None, 1, 2])])
+def test_what_is_not_finite_on_one_process_is_skipped_by_all_in_the_same_step(
+    tiny_autoencoder: Make, trainings: Any, processes: Any, tmp_path: Path, exact: bool, bad: str,
+    skipped: list[int | None]
 ) -> None:
     before = ("call = steps.AutoencoderStep.__call__\n"
               "def spoilt(self, step, *batch):\n"
@@ -116,8 +118,10 @@ def test_what_is_not_finite_on_one_process_stops_all_in_the_same_step(
               "    return call(self, step, *batch)\n"
               "steps.AutoencoderStep.__call__ = spoilt")
     recipe = tiny_autoencoder(training={"images": 32, "batch_size": 8})
-    codes, said, _ = processes(2, before=before, exact=exact, **trainings.job(tmp_path / "run", recipe, save_every=0))
-    assert codes == [1, 1]
-    good = tmp_path / "run" / "checkpoints" / "step-0000002"
-    assert said[0].startswith(f"{tmp_path}/run: the {name} is not finite at step 2 (16 images seen). The last good "
-                              f"checkpoint is {good}") and said[1] == ""
+    codes, _, _ = processes(2, before=before, exact=exact, **trainings.job(tmp_path / "run", recipe, save_every=0))
+    assert codes == [0, 0]
+    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("skipped") for line in log] == skipped
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "step-0000004", training=True)
+    assert checkpoint.training is not None
+    assert all(tensor.isfinite().all() for tensor in [*checkpoint.weights.values(), *checkpoint.training.values()])

@@ -63,7 +63,7 @@ def test_the_parts_of_a_part_are_that_part(started: Started, number: int, of: in
 
 
 @pytest.mark.parametrize(("devices", "device", "words"), [
-    (0, "cpu", "--devices: 0 is out of range"), (65, "cpu", "--devices: 65 is out of range"),
+    (0, "cpu", "--devices: 0 is too few"), (33, "cpu", "--devices: 33 are too many"),
     (2, "cuda:1", "--devices: does not go with --device cuda:1")])
 def test_what_does_not_fit(started: Started, devices: int, device: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):

@@ -16,9 +16,10 @@ from bricscli.data.samples import SampleFolder
 from bricscli.data.shards import ShardSet
 from bricscli.data.sources.drawn import list_toy
 from bricscli.data.unfinished import unfinished
-from bricscli.errors import BricsError, DataError
+from bricscli.errors import BricsError, DataError, RecipeError
 from bricscli.parts import Part
 from bricscli.run.directory import RunDirectory
+from bricscli.tasks.choices import Asked
 from bricscli.tasks.encode import encode, encode_part
 from bricscli.tasks.gather import gather
 from bricscli.tasks.prepare import prepare, prepare_part, prepare_toy
@@ -187,6 +188,25 @@ def test_parts_of_different_commands_are_not_mixed(tmp_path: Path) -> None:
     gather(tmp_path / "x")
     assert ShardSet.open(tmp_path / "x").header["resolution"] == 8
     assert [path.name for path in tmp_path.iterdir()] == ["x"], "what the other had made is gone"
+
+
+def test_what_parts_have_drawn_is_lost_to_no_other_command(trained: Trained, tmp_path: Path) -> None:
+    """Other seeds go into the same folder; a mistyped command leaves them where they are."""
+    out = tmp_path / "x"
+    options: dict[str, Any] = {"device": CPU}
+    for seeds, parts in ((range(128), [1]), (range(128, 256), [1, 2])):
+        for number in parts:
+            sample_part(trained.diffusion, out, Part(number, 2), seeds=seeds, **options)
+    with pytest.raises(DataError, match=r"parts of 2 different commands, 1 of them complete\. Give the one you mean"):
+        gather(out)
+    with pytest.raises(RecipeError):
+        sample_to_folder(trained.diffusion, out, seeds=range(3), asked=Asked(eta=2), **options)
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / ".brics-part-x", tmp_path / ".brics-part-other")
+    sample_to_folder(trained.diffusion, other, seeds=range(3), asked=Asked(steps=3), **options)
+    assert len(list((tmp_path / ".brics-part-other").glob("*/records/*.json"))) == 3
+    done = sample_to_folder(trained.diffusion, out, seeds=range(256), **options)
+    assert (done.new, done.kept) == (64, 192) and not (tmp_path / ".brics-part-x").exists()
 
 
 @pytest.fixture

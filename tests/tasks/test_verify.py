@@ -4,7 +4,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 
 from bricscli.data import samples
 from bricscli.data.filled import FilledFolder
-from bricscli.data.images import encode_png
 from bricscli.data.manifest import read_manifest, write_manifest
-from bricscli.data.samples import SampleFolder
+from bricscli.data.marks import digest_settings, encode_sample
+from bricscli.data.samples import SampleFolder, strict_settings
 from bricscli.errors import DataError
 from bricscli.run.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
 from bricscli.run.directory import RunDirectory
@@ -40,14 +40,15 @@ def flip(path: Path, bit: int = -4) -> None:
     path.write_bytes(flipped(path.read_bytes(), bit % (8 * path.stat().st_size)))
 
 
-def png(seed: int) -> bytes:
-    return encode_png(np.random.default_rng(seed).integers(0, 256, (3, 8, 8)).astype(np.uint8))
+def png(seed: int, settings: Mapping[str, Any] = {}) -> bytes:
+    image = np.random.default_rng(seed).integers(0, 256, (3, 8, 8)).astype(np.uint8)
+    return encode_sample(image, seed, digest_settings(strict_settings(settings)))
 
 
 def draw(path: Path, format: str, seeds: Sequence[int] = range(12)) -> Path:
     settings = {"format": format, "resolution": 8, "denoiser": {"run": "toy", "digest": "a" * 64}}
     folder = SampleFolder.create(path, settings, {"torch": "2.15"})
-    folder.add({seed: png(seed) for seed in seeds})
+    folder.add({seed: png(seed, settings) for seed in seeds})
     folder.finish()
     return path
 

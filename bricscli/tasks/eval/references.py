@@ -240,6 +240,7 @@ def write_statistics(path: Path, statistics: Spread, extractor: FeatureExtractor
               "versions": describe_versions()}
     tensors = {"mean": torch.from_numpy(statistics.mean), "covariance": torch.from_numpy(statistics.covariance)}
     record["sha256"] = _digest(tensors["mean"], tensors["covariance"])
+    files.sweep(path.parent, path.name)  # what an evaluation left that was killed
     files.write_bytes(path, save(tensors, {"brics": json.dumps(record, ensure_ascii=False)}))
 
 

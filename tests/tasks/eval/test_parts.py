@@ -209,7 +209,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
             assert brics(*line, monkeypatch=monkeypatch) == 0
 
     monkeypatch.setattr("bricscli.tasks.devices.run_copies", copies)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(2)))
     assert brics(*words, "--devices", "2", monkeypatch=monkeypatch) == 0
     assert [(line[-2:], environment) for line, environment in started] == [
         (["--part", f"{i}/2"], {"OMP_NUM_THREADS": "1"}) for i in (1, 2)]
