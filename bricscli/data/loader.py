@@ -131,6 +131,10 @@ class BatchReader:
         """(rows,) numbers of the samples of batch `step`, within the split."""
         return series(self.seed, len(self.split), step * self.batch_size + np.array(self.rows))
 
+    def keys(self, step: int) -> list[str]:
+        """Of the samples of batch `step`."""
+        return [self.split.key(i) for i in self.indices(step)]
+
     def batch(self, step: int) -> tuple[Array, npt.NDArray[np.bool_]]:
         """(rows, *shape) samples, and (rows,) bool: which of them are mirrored.
 

@@ -1,7 +1,7 @@
 """`brics train-ae`: image shards -> autoencoder checkpoints."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -100,28 +100,13 @@ def train_autoencoder(
                 real = torch.where(torch.from_numpy(flip).to(device)[:, None, None, None], real.flip(-1), real)
             return real, training_masks(recipe, number, world)
 
-        def preview(path: Path) -> Mapping[str, float]:
-            fake = reconstruct_uint8(step.averaged, val, device)
-            rows, numbers = [val, fake], {"val_psnr": float(psnr(val, fake).mean())}
-            if recipe.decoder.conditional:
-                masks = preview_masks(recipe, len(val))
-                filled = reconstruct_uint8(step.averaged, val, device, masks)
-                rows = [val, torch.where(masks, 128, val), fake, filled]
-                numbers["val_psnr_masked"] = float(psnr(val, filled).mean())
-            files.write_bytes(path, encode_png(compare_sheet(*rows)))
-            numbers |= entries_hit(step.averaged, val, device)
-            step.averaged.retrieval.free()
-            return numbers
-
-        def keys(number: int) -> list[str]:
-            return [reader.split.key(i) for i in reader.indices(number)]
-
         words = ["train-ae", "--data", str(data), "--device", device.type, *world.words]
         check = partial(check_fingerprint, run, fingerprint, allow_drift=allow_drift)
         with deterministic_algorithms(device):
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
-                  read_batch=read_batch, preview=preview, save_every=save_every,
-                  protect=partial(encoded_checkpoints, run), check=check, again=Again(words, keys), world=world)
+                  read_batch=read_batch, preview=partial(write_preview, step.averaged, recipe, val, device),
+                  save_every=save_every, protect=partial(encoded_checkpoints, run), check=check,
+                  again=Again(words, reader.keys), world=world)
     return run
 
 
@@ -173,6 +158,22 @@ def training_masks(recipe: AutoencoderRecipe, step: int, world: World) -> Tensor
     return torch.from_numpy(draw_training_masks(spec.masks, training.seed, step * world.size + world.rank,
                                                 training.batch_size // world.size, recipe.data.resolution,
                                                 spec.full_masks)).to(world.device)
+
+
+def write_preview(model: Autoencoder, recipe: AutoencoderRecipe, val: Tensor, device: torch.device, path: Path
+                  ) -> dict[str, float]:
+    """A sheet of `val`, uint8 `(B, 3, H, W)`, and what became of it, at `path`; numbers for the log."""
+    fake = reconstruct_uint8(model, val, device)
+    rows, numbers = [val, fake], {"val_psnr": float(psnr(val, fake).mean())}
+    if recipe.decoder.conditional:
+        masks = preview_masks(recipe, len(val))
+        filled = reconstruct_uint8(model, val, device, masks)
+        rows = [val, torch.where(masks, 128, val), fake, filled]
+        numbers["val_psnr_masked"] = float(psnr(val, filled).mean())
+    files.write_bytes(path, encode_png(compare_sheet(*rows)))
+    numbers |= entries_hit(model, val, device)
+    model.retrieval.free()
+    return numbers
 
 
 def preview_masks(recipe: AutoencoderRecipe, count: int) -> Tensor:

@@ -115,16 +115,11 @@ def train_denoiser(
 
         def preview(path: Path) -> Mapping[str, float]:
             prior = Prior(step.averaged, step.schedule, scaling, autoencoder.code_shape)
+            out = path if world.first else None
             if beside:
-                return beside.preview(prior, recipe, path if world.first else None)
-            drawn = draw_latents(prior, PREVIEW_SEEDS, recipe.sampling, device, draw_labels(classes, PREVIEW_SEEDS))
-            images = decode_latents(autoencoder.model, drawn, device)
-            if world.first:
-                files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
+                return beside.preview(prior, recipe, out)
+            _write_preview(prior, autoencoder, recipe, classes, device, out)
             return {}
-
-        def keys(number: int) -> list[str]:
-            return [reader.split.key(i) for i in reader.indices(number)]
 
         words = ["train-diffusion", "--autoencoder", str(autoencoder_path), "--checkpoint", autoencoder.digest[:16],
                  *(["--data", str(data)] if data else []), "--device", device.type, *world.words,
@@ -133,8 +128,17 @@ def train_denoiser(
         with deterministic_algorithms(device):
             train(step, run, dump_recipe(recipe), images=training.images, batch_size=training.batch_size,
                   read_batch=read_batch, preview=preview, save_every=save_every, check=check,
-                  again=Again(words, keys), world=world)
+                  again=Again(words, reader.keys), world=world)
     return run
+
+
+def _write_preview(prior: Prior, autoencoder: LoadedAutoencoder, recipe: DiffusionRecipe, classes: Mapping[str, int],
+                   device: torch.device, path: Path | None) -> None:
+    """A sheet of samples; None: drawn, as all processes of a divided denoiser have to, and not kept."""
+    drawn = draw_latents(prior, PREVIEW_SEEDS, recipe.sampling, device, draw_labels(classes, PREVIEW_SEEDS))
+    images = decode_latents(autoencoder.model, drawn, device)
+    if path is not None:
+        files.write_bytes(path, encode_png(sheet(images.numpy(), 8)))
 
 
 def _describe_codes(codes: ShardSet, autoencoder: LoadedAutoencoder, classes: Mapping[str, int]) -> dict[str, Any]:

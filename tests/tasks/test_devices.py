@@ -2,13 +2,17 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bricscli.app import app
 from bricscli.errors import RecipeError
 from bricscli.parts import Part
 from bricscli.tasks.devices import run_parts
 
+Trained = Any  # tests/tasks/conftest.py
 Started = list[tuple[list[str], dict[str, str]]]
 
 
@@ -69,3 +73,18 @@ def test_what_does_not_fit(started: Started, devices: int, device: str, words: s
     with pytest.raises(RecipeError, match=words):
         run_parts([], devices, device)
     assert os.environ.get("OMP_NUM_THREADS") is None and not started
+
+
+def test_encode_gathers_its_codes_alone(copied: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of samples in the same run are somebody else's, who may still be at work."""
+    gathered: list[Path] = []
+    monkeypatch.setattr("bricscli.tasks.devices.run_parts", lambda *arguments: None)
+
+    def gather(place: Path) -> list[str]:
+        gathered.append(place)
+        return []
+
+    monkeypatch.setattr("bricscli.tasks.gather.gather", gather)
+    run = copied.autoencoder
+    app(["encode", "--run", str(run.path), "--data", str(copied.data), "--devices", "2"], standalone_mode=False)
+    assert gathered == [run.codes]
