@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from bricscli.parallel.world import World
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def shard(model: nn.Module, parts: Iterable[nn.Module], world: World) -> None:
-    """Divides `model` in place: each of `parts`, which are brought together one at a time, and what is left over."""
+    """Divides `model` in place: each of `parts`, which are brought together one at a time, and what is left over.
+
+    What does not lie on the process's device yet goes there piece by piece.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -36,6 +40,18 @@ def whole(tensor: Tensor) -> Tensor:
         return tensor
     divided: DTensor = tensor  # type: ignore[assignment]
     return divided.full_tensor()
+
+
+@torch.no_grad()
+def for_saving(tensor: Tensor) -> Tensor:
+    """All of a divided tensor, in the memory of the first process's machine; the others, who ask too, get none of it.
+
+    So no device, and no other process, ever has more than one whole tensor of a model that was too large for it.
+    """
+    if not is_sharded(tensor):
+        return tensor
+    found = whole(tensor)
+    return found.cpu() if dist.get_rank() == 0 else found.new_empty(0)
 
 
 @torch.no_grad()

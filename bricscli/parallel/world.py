@@ -166,7 +166,7 @@ def join_world(device: str, *, exact: bool = False, sharded: bool = False) -> It
     """Meets the other processes that the environment speaks of, if it does, for as long as the block lasts.
 
     All but the first are silent inside; exact mode computes on one thread of a CPU. Raises RecipeError where there is
-    no such device, BricsError where another process is gone or does not answer.
+    no such device or not all is set that a launcher sets, BricsError where another process is gone or does not answer.
     """
     size, rank, local = (int(os.environ.get(name, other)) for name, other in
                          (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")))
@@ -177,6 +177,11 @@ def join_world(device: str, *, exact: bool = False, sharded: bool = False) -> It
                               "CUDA_VISIBLE_DEVICES.")
         chosen = choose_device(f"cuda:{local}")
         torch.cuda.set_device(chosen)
+    missing = [] if RENDEZVOUS in os.environ else [
+        name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if size > 1 and missing:
+        raise RecipeError(f"WORLD_SIZE: is {size}, but {', '.join(missing)} is not set. Start them with torchrun "
+                          "or a script of `brics launch`, or unset WORLD_SIZE.")
     world = World(rank, size, chosen, exact, sharded)
     with ExitStack() as stack:
         if exact and chosen.type == "cpu":

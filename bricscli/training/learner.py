@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bricscli.parallel.reduction import Reduction
-from bricscli.parallel.sharding import laid_out, shard, whole
+from bricscli.parallel.sharding import for_saving, laid_out, shard, whole
 from bricscli.parallel.world import ALONE, World
 from bricscli.training.ema import EMA
 from bricscli.training.optimiser import load_optimiser_tensors, optimiser_tensors, set_learning_rate
@@ -120,8 +120,8 @@ class Learner(Generic[M]):
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """A state dict without divided tensors."""
-    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+    """A state dict without divided tensors, in the first process; in the others of divided ones the names alone."""
+    return {name: for_saving(tensor) for name, tensor in module.state_dict().items()}
 
 
 def load_whole(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bricscli.parallel.sharding import laid_out, whole
+from bricscli.parallel.sharding import for_saving, laid_out
 
 
 def learning_rate_at(images_seen: int, *, peak: float, warmup: int, decay: int) -> float:
@@ -26,7 +26,7 @@ def set_learning_rate(optimiser: Optimizer, rate: float) -> None:
 
 def optimiser_tensors(optimiser: Optimizer, module: nn.Module, prefix: str) -> dict[str, Tensor]:
     """Adam's moments and step counts as `prefix.parameter.moment`."""
-    return {f"{prefix}.{name}.{key}": whole(value)
+    return {f"{prefix}.{name}.{key}": for_saving(value)
             for name, parameter in module.named_parameters() if parameter in optimiser.state
             for key, value in optimiser.state[parameter].items()}
 

@@ -103,7 +103,10 @@ class Recovery(Generic[*Batch]):
             self.save(self.run.start, 0, learned)
 
     def learned(self) -> Learned | None:
-        """All that was learned so far; None where another process has it. Of a divided model every process must ask."""
+        """All that was learned so far; None, or of a divided model no tensors, where another process has it.
+
+        Of a divided model every process must ask.
+        """
         function = self.step_function
         if not self.world.acts:
             return None

@@ -212,7 +212,7 @@ class DiffusionStep:
         self.world, training = world, recipe.training
         self.division = divide(world, training.batch_size, training.accumulate)
         torch.manual_seed(derive_seed(training.seed, "weights"))
-        model = build_denoiser(recipe, channels, size).to(device)
+        model = build_denoiser(recipe, channels, size).to("cpu" if world.sharded else device)  # until it is divided
         if weights is not None:
             model.load_state_dict(weights | {"stem.weight": _widened(weights["stem.weight"], model.inputs)})
         self.schedule = build_schedule(recipe.schedule)

@@ -20,10 +20,13 @@ def test_it_learns_what_it_learns_whole(tiny_diffusion: Make, trainings: Any, pr
     recipe = tiny_diffusion(training=TRAINING, sampling={"sampler": "ddim", "steps": 1})
     processes.good(2, **trainings.job(tmp_path / "whole", recipe))
     memory = "\nresult['here'] = sum(p.to_local().numel() for p in job['step'].denoiser.model.parameters())"
+    memory += ("\nsaved = job['step'].weights() | job['step'].training_state()"
+               "\nresult['saves'] = sum(tensor.numel() for tensor in saved.values())")
     before = ("shard = steps.DiffusionStep.shard\n"
               "steps.DiffusionStep.shard = lambda self: (job.update(step=self), shard(self))")
     sharded = trainings.job(tmp_path / "sharded", recipe, sharded=True, before=before)
-    here = [result["here"] for result in processes.good(2, trainings.code + memory, **sharded)]
+    results = processes.good(2, trainings.code + memory, **sharded)
+    here = [result["here"] for result in results]
     logs = [read_metrics(RunDirectory.open(tmp_path / name).metrics_path) for name in ("whole", "sharded")]
     for whole, parts in zip(*logs, strict=True):
         assert parts == pytest.approx(whole, rel=1e-3)
@@ -37,6 +40,11 @@ def test_it_learns_what_it_learns_whole(tiny_diffusion: Make, trainings: Any, pr
     assert last[1].averages.keys() == {0.5}
     total = sum(tensor.numel() for tensor in last[1].weights.values())
     assert sum(here) == total and max(here) < 0.6 * total
+    assert last[1].training is not None
+    saved = last[1].weights | last[1].training
+    assert results[0]["saves"] == sum(tensor.numel() for tensor in saved.values())
+    steps = sum(name.endswith(".step") for name in saved)
+    assert results[1]["saves"] == steps, "the whole is in the memory of the process that writes it, and of no other"
     assert len(list((tmp_path / "sharded" / "sheets").iterdir())) == 3
 
 

@@ -131,3 +131,12 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for device, said in (("cuda", "there is no `cuda:3` here"), ("cuda:1", "one device for 4 processes")):
         with pytest.raises(BricsError, match=said), join_world(device):
             pass
+
+
+def test_what_a_launcher_forgot_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "BRICS_RENDEZVOUS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RecipeError, match="is 2, but MASTER_ADDR, MASTER_PORT is not set"), join_world("cpu"):
+        pass
