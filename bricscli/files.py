@@ -155,6 +155,7 @@ def check_writable(folder: Path) -> None:
         place = _nearest(folder)
         if not place.is_dir():
             raise DataError(f"{folder}: cannot be written ({place} is not a folder). Choose another folder.")
+        sweep(place, "probe")
         probe = place / f"{_PREFIX}probe-{os.getpid()}"
         probe.unlink(missing_ok=True)
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
