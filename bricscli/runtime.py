@@ -60,6 +60,17 @@ def one_thread_each(function: Callable[[A], B], items: Sequence[A], device: torc
         torch.set_num_threads(threads)  # of threads to come; this one has kept its own
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread of a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def derive_seed(seed: int, *position: int | str) -> int:
     """A 63-bit seed for one purpose at one position, e.g. `derive_seed(0, "noise", step)`."""
     text = ":".join(map(str, (seed, *position)))

@@ -11,6 +11,8 @@ from typing import Any
 
 #: Run directories, results, descriptions: what people's own files come to, many times over.
 MOST_BYTES = 1 << 26
+#: The largest results: neighbours of every sample, of 50,000 samples more than the above.
+MOST_RESULT_BYTES = 1 << 29
 _MOST_DIGITS = 30
 
 

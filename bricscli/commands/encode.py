@@ -43,7 +43,7 @@ def encode(
     place, check = choose_device(device), partial(check_images, recipe=recipe_of(directory, AutoencoderRecipe))
     images = Path(options.at_hand(data, allow_host, check)) if data else trained_data(directory, options.DATA_ROOT)
     if devices is not None:
-        processes.run_devices(run, devices, device, which)
+        processes.run_devices(directory.codes, devices, device, which)
         return
     if which != WHOLE:
         share = encode_part(directory, images, which, device=place, checkpoint=checkpoint,

@@ -19,6 +19,7 @@ from typing import Any
 from bricscli import files
 from bricscli.data.index import INDEX_NAME, Contents, Member, gather_members, pack, unpack
 from bricscli.errors import DataError
+from bricscli.strict_json import parse_json
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -128,7 +129,7 @@ def _read_text(path: Path) -> bytes:
     except FileNotFoundError:
         raise DataError(f"{path}: no prepared data set (no {MANIFEST}). Make one with `brics prepare`.") from None
     except OSError as error:
-        raise DataError(f"{path / MANIFEST}: cannot be read ({error.strerror}).") from None
+        raise DataError(f"{path / MANIFEST}: cannot be read ({error.strerror}). Give yourself access.") from None
 
 
 def parse_manifest(where: str, text: bytes, read_index: ReadIndex) -> tuple[dict[str, Any], list[Shard]]:
@@ -137,7 +138,7 @@ def parse_manifest(where: str, text: bytes, read_index: ReadIndex) -> tuple[dict
     Raises DataError where it is not a manifest that brics wrote, or its index is not the one it names.
     """
     try:
-        header = json.loads(text)
+        header = parse_json(text)
         schema = header["schema"]
         if schema not in (1, SCHEMA):
             raise DataError(f"{where}: has schema {schema!r}; this version of brics reads {SCHEMA}. {AGAIN}")
@@ -145,7 +146,7 @@ def parse_manifest(where: str, text: bytes, read_index: ReadIndex) -> tuple[dict
         _require(header["splits"] == _count_samples(shards), "its splits do not add up")
         _require(isinstance(header["kind"], str), "its kind is not a text")
         _require(len({shard.name for shard in shards}) == len(shards), "a shard is listed twice")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
         raise DataError(f"{where}: not a manifest that brics wrote ({reason}). {AGAIN}") from None
     return header, shards

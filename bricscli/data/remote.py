@@ -13,7 +13,6 @@ and every sample's CRC-32 when it is read.
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +28,7 @@ from bricscli.data.buckets import bucket_addresses
 from bricscli.data.shards import MANIFEST
 from bricscli.download import download, download_newest, part_path
 from bricscli.errors import BricsError, DataError
+from bricscli.strict_json import parse_json
 
 #: Bytes of a manifest.
 MOST = 1 << 29
@@ -152,11 +152,11 @@ def _read_manifest(where: str, text: bytes) -> tuple[dict[str, Any], list[Listed
     Whatever else it must be is looked at by `ShardSet.open`. Raises DataError.
     """
     try:
-        header = dict(json.loads(text))
+        header = dict(parse_json(text))
         shards = header.pop("shards")
         entries = [*shards, header["index"]] if shards and "index" in header else shards
         found = [Listed(entry["name"], entry["bytes"], entry["sha256"]) for entry in entries]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         header, found = {}, []
     if not found or len({file.name for file in found}) < len(found) or not all(map(_is_plain, found)):
         raise DataError(f"{where}: is no manifest of a data set that brics wrote. Name the folder that `brics prepare` "

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bricscli.copies import RENDEZVOUS, CopyFailed
 from bricscli.errors import BricsError, RecipeError
-from bricscli.runtime import choose_device
+from bricscli.runtime import choose_device, one_thread
 
 #: Seconds that a process waits for the others; its variable changes that.
 COLLECTIVE_SECONDS, COLLECTIVE_VARIABLE = 600.0, "BRICS_COLLECTIVE_SECONDS"
@@ -180,7 +180,7 @@ def join_world(device: str, *, exact: bool = False, sharded: bool = False) -> It
     world = World(rank, size, chosen, exact, sharded)
     with ExitStack() as stack:
         if exact and chosen.type == "cpu":
-            stack.enter_context(_one_thread())
+            stack.enter_context(one_thread())
         if not world.first:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(redirect_stdout(nowhere))
@@ -209,13 +209,3 @@ def _process_group(world: World) -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -10,13 +10,11 @@ from bricscli.run.directory import RunDirectory
 from bricscli.run.log import warn
 from bricscli.run.provenance import package_version
 
-#: One process that computes a batch as it comes.
-ALONE: Mapping[str, Any] = {"determinism": "fast", "virtual_ranks": None, "processes": 1}
 #: They change in which order sums are formed; where that is promised not to matter (`exact`), processes do nothing.
 _ORDER = ("threads", "processes", "sharded")
 
 
-def take_fingerprint(device: str, threads: int, parallel: Mapping[str, Any] = ALONE) -> dict[str, Any]:
+def take_fingerprint(device: str, threads: int, parallel: Mapping[str, Any]) -> dict[str, Any]:
     """Of this process, for `run.json`; `device` is its kind, cpu or cuda, `parallel` how processes share a batch."""
     return {"brics": bricscli.__version__, "torch": package_version("torch"), "device": device, "threads": threads,
             **parallel}

@@ -13,7 +13,7 @@ from bricscli.parts import Part
 from bricscli.run.directory import RunDirectory
 from bricscli.selftest.children import finish_child, start_child
 from bricscli.selftest.trials import Bench, Trials
-from bricscli.selftest.workload import CPU, RESOLUTION, SEEDS, Place, Undisturbed, differences, digest_tree
+from bricscli.selftest.workload import CPU, RESOLUTION, SEEDS, Place, Undisturbed, compare, digest_tree
 from bricscli.tasks.encode import encode_part
 from bricscli.tasks.eval.generation import RANDOM, Comparison, Plan
 from bricscli.tasks.eval.references import ImageReference
@@ -40,7 +40,7 @@ def try_parts(bench: Bench, stages: dict[str, Undisturbed], most: int) -> Trials
                 place = stage.begin(root)
                 failed = _at_once([partial(make, place, Part(i + 1, processes)) for i in range(processes)], bench.log)
                 failed = failed or _at_once([partial(gather, _made(name, place))], bench.log)
-                trials.add(failed or _differ(digest_tree(root), stage.after, f"{name} by {processes} processes"))
+                trials.add(failed or compare(digest_tree(root), stage.after, f"{name} by {processes} processes"))
                 shutil.rmtree(root)
         _try_batches(bench, trials, stages["sample"])
         _try_features(bench, trials, stages["eval"], most)
@@ -57,7 +57,7 @@ def _try_batches(bench: Bench, trials: Trials, stage: Undisturbed) -> None:
         jobs = [partial(sample_to_folder, run, place.samples, seeds=seeds, device=CPU, batch_size=size)
                 for seeds in (SEEDS[7:], SEEDS)]
         failed = next((said for job in jobs if (said := _at_once([job], bench.log))), None)
-        trials.add(failed or _differ(digest_tree(root), stage.after, f"samples in batches of {size}"))
+        trials.add(failed or compare(digest_tree(root), stage.after, f"samples in batches of {size}"))
         shutil.rmtree(root)
 
 
@@ -72,7 +72,7 @@ def _try_features(bench: Bench, trials: Trials, stage: Undisturbed, most: int) -
         failed = _at_once([partial(_measure, place, part) for part in parts], bench.log)
         failed = failed or _at_once([partial(_measure, place, None)], bench.log)
         found.append(digest_tree(root))
-        trials.add(failed or _differ(found[-1], found[0], f"eval by {processes} processes"))
+        trials.add(failed or compare(found[-1], found[0], f"eval by {processes} processes"))
         shutil.rmtree(root)
 
 
@@ -111,8 +111,3 @@ def _at_once(actions: Sequence[Callable[[], object]], log: Path) -> str | None:
     children = [start_child(action, log) for action in actions]
     codes = [finish_child(child, TIMEOUT) for child in children]
     return f"exit codes {codes}: {log.read_text()[-500:]}" if any(codes) else None
-
-
-def _differ(found: dict[str, str], wanted: dict[str, str], what: str) -> str | None:
-    differing = differences(found, wanted)
-    return f"{what}: {', '.join(differing[:5])} differ" if differing else None

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from bricscli.selftest.children import Ended, Trap, run_child
 from bricscli.selftest.trials import Bench, Trials
-from bricscli.selftest.workload import STAGES, Undisturbed, differences, digest_tree
+from bricscli.selftest.workload import STAGES, Undisturbed, compare, differences, digest_tree
 
 #: After so many kills a trial is left to end, so that it does.
 MOST_KILLS = 12
@@ -52,10 +52,9 @@ def _try_one(bench: Bench, trials: Trials, stage: Undisturbed, root: Path, dice:
             trials.add(f"{stage.stage}: after {killed} kills it failed with exit code {ended.code} ({root})", killed)
             return max(killed, 1)
         break
-    differing = differences(digest_tree(root), stage.after)
-    trials.add(f"{stage.stage}: after {killed} kills {', '.join(differing[:5])} differ ({root})" if differing else None,
-               killed)
-    if not differing:
+    failure = compare(digest_tree(root), stage.after, f"{stage.stage} after {killed} kills ({root})")
+    trials.add(failure, killed)
+    if failure is None:
         shutil.rmtree(root)
     return killed
 

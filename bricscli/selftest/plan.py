@@ -52,10 +52,12 @@ def run_plan(only: Sequence[str] | None, *, thorough: bool, seed: int) -> dict[s
     chosen = {name: group for name, group in groups.items() if not only or name in only}
     folder = Path(tempfile.mkdtemp(prefix="brics-selftest-"))
     results: dict[str, Trials] = {}
-    with _one_thread(), Progress(len(chosen), "selftest", "groups of trials") as progress:
-        bench = Bench(folder, seed, thorough, lambda text: progress.show(progress.done, text))
-        from bricscli.selftest.workload import go_undisturbed
+    from bricscli.runtime import one_thread
+    from bricscli.selftest.workload import go_undisturbed
 
+    # Children are forks of this process, so it must have no threads: torch gets one, before it makes others.
+    with one_thread(), Progress(len(chosen), "selftest", "groups of trials") as progress:
+        bench = Bench(folder, seed, thorough, lambda text: progress.show(progress.done, text))
         bench.progress("going the way once, undisturbed")
         stages = go_undisturbed(folder / "undisturbed", bench.log)
         for name, group in chosen.items():
@@ -64,21 +66,6 @@ def run_plan(only: Sequence[str] | None, *, thorough: bool, seed: int) -> dict[s
     if not any(trials.failures for trials in results.values()):
         shutil.rmtree(folder)
     return results
-
-
-class _one_thread:
-    """Children are forks of this process, so it must have no threads: torch gets one, before it makes others."""
-
-    def __enter__(self) -> None:
-        import torch
-
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *exception: object) -> None:
-        import torch
-
-        torch.set_num_threads(self.before)
 
 
 def _groups() -> dict[str, Group]:

@@ -190,3 +190,9 @@ def digest_tree(root: Path) -> dict[str, str]:
 def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
     """Names of files that are missing, too many, or other than they should be."""
     return sorted({*found, *wanted} - {name for name in found if found[name] == wanted.get(name)})
+
+
+def compare(found: Mapping[str, str], wanted: Mapping[str, str], what: str) -> str | None:
+    """Words for a trial that failed, None where nothing differs."""
+    differing = differences(found, wanted)
+    return f"{what}: {', '.join(differing[:5])} differ" if differing else None

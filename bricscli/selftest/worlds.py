@@ -16,7 +16,7 @@ from bricscli.selftest.workload import (
     Place,
     Undisturbed,
     autoencoder_recipe,
-    differences,
+    compare,
     diffusion_recipe,
     digest_tree,
 )
@@ -44,14 +44,14 @@ def try_worlds(bench: Bench, stages: dict[str, Undisturbed], rounds: int) -> Tri
                 root = _go(bench, stages[name], name, [size], bench.dice("none"), kills=0)
                 found = _result(root)
                 wanted = wanted or found
-                trials.add(_differ(found, wanted, f"{name} on {size} processes"))
+                trials.add(compare(found, wanted, f"{name} on {size} processes"))
                 shutil.rmtree(root)
             dice = bench.dice(f"worlds {name}")
             for number in range(rounds):
                 bench.progress(f"{name} under kills: {number} of {rounds} rounds")
                 sizes: list[int] = []
                 root = _go(bench, stages[name], name, sizes, dice, kills=MOST_KILLS)
-                trials.add(_differ(_result(root), wanted or {}, f"{name} on {sizes} processes, killed between"))
+                trials.add(compare(_result(root), wanted or {}, f"{name} on {sizes} processes, killed between"))
                 trials.tell("kills", len(sizes) - 1)
                 shutil.rmtree(root)
     return trials
@@ -118,8 +118,3 @@ def _train(name: str, place: Place, rank: int, size: int, meeting: Path, exact: 
 def _result(root: Path) -> dict[str, str]:
     """All but `run.json`, which says on how many processes a run began."""
     return {name: digest for name, digest in digest_tree(root).items() if not name.endswith("run.json")}
-
-
-def _differ(found: dict[str, str], wanted: dict[str, str], what: str) -> str | None:
-    differing = differences(found, wanted)
-    return f"{what}: {', '.join(differing[:5])} differ" if differing else None

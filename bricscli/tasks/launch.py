@@ -75,7 +75,7 @@ def _check(words: Sequence[str], asked: Allocation) -> None:
         if value is not None and value < 1]
     if not _TIME.fullmatch(asked.time):
         problems.append(f"--time: `{asked.time}` is no time of SLURM. Write minutes, 24:00:00 or 2-12:00:00.")
-    problems += [f"{option}: `{value}` is no name." for option, value in (
+    problems += [f"{option}: `{value}` is no name. Use letters, digits and . , : + _ -" for option, value in (
         ("--partition", asked.partition), ("--account", asked.account))
         if value is not None and not _NAME.fullmatch(value)]
     if problems:

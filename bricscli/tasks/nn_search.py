@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from bricscli.metrics.neighbours import embed
 from bricscli.parts import WHOLE, Part
 from bricscli.run.lock import LOCK, lock_folder
 from bricscli.run.log import say, warn
-from bricscli.run.provenance import describe_process
-from bricscli.strict_json import read_json
+from bricscli.strict_json import MOST_RESULT_BYTES, read_json
+from bricscli.tasks.eval.results import describe_versions
 from bricscli.tasks.neighbour_sheets import CLOSEST, SHEET, write_sheets
 from bricscli.tasks.reference_parts import (
     PART_FOLDER,
@@ -191,7 +190,7 @@ def _check_place(out: Path) -> None:
 
 def _read_result(out: Path) -> dict[str, Any] | None:
     try:
-        result = read_json(out / RESULT)
+        result = read_json(out / RESULT, MOST_RESULT_BYTES)
         if isinstance(result["protocol"], dict) and isinstance(result["queries"], list):
             return dict(result)
     except FileNotFoundError:
@@ -222,14 +221,11 @@ def _describe(found: Found, queries: ImageCollection, numbers: Sequence[int], re
             {"index": i, **reference.about(i), "mirrored": flipped, "distance": _rounded(distance)}
             for distance, i, flipped in zip(distances, indices, mirrored, strict=True) if i >= 0][: protocol["k"]]
         entries.append(entry)
-    process = describe_process()
-    kept = {name: process[name] for name in ("brics", "torch", "torchvision", "numpy", "pillow")}
-    if protocol["metric"]["name"].startswith("lpips"):
-        kept["lpips"] = version("lpips")
+    versions = describe_versions(*["lpips"] * protocol["metric"]["name"].startswith("lpips"))
     return {"kind": "neighbours", "protocol": protocol, "copies": _show(copies), "alone": _show(alone),
             "own_with_a_twin": int(found.twins.sum()),
             "sheets": {SHEET: "the first samples in their own order", CLOSEST: "the samples nearest to a neighbour"},
-            "versions": kept, "queries": entries}
+            "versions": versions, "queries": entries}
 
 
 def _show(verdict: Verdict | None) -> dict[str, Any] | None:

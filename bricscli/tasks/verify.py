@@ -4,7 +4,6 @@ Shards, codes, samples and checkpoints carry digests: no bit of them can have ch
 and previews carry none: of these, only that they can still be read.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from bricscli.errors import BricsError, DataError
 from bricscli.run.checkpoint import checkpoint_digest, is_checkpoint, iter_damage, list_checkpoints
 from bricscli.run.directory import RunDirectory
 from bricscli.run.log import read_metrics, track
+from bricscli.strict_json import MOST_RESULT_BYTES, read_json
 
 THREADS = 4
 #: Where `brics eval` keeps statistics of a data set, in its folder.
@@ -51,7 +51,11 @@ def verify(path: Path, *, quick: bool = False) -> Iterator[Checked]:
 
     Raises DataError where there is nothing that brics wrote.
     """
-    if path.is_file():
+    if path.is_file() and is_checkpoint(path.parent):
+        yield _verify_checkpoint(path.parent, quick)
+    elif path.is_file() and (path.parent / MANIFEST).exists() and path.suffix in (".tar", ".bin"):
+        yield from _verify_folder(path.parent, quick)
+    elif path.is_file():
         yield _verify_file(path)
     elif is_checkpoint(path):
         yield _verify_checkpoint(path, quick)
@@ -169,7 +173,7 @@ def _verify_checkpoint(path: Path, quick: bool) -> Checked:
     there = [file for file in path.glob("*") if file.is_file()]
     problems = [f"{path}: {reason}. {TRAIN}" for reason in iter_damage(path, quick=quick)]
     try:
-        listed = set(json.loads((path / MANIFEST).read_text("utf-8"))["files"])
+        listed = set(read_json(path / MANIFEST)["files"])
         problems += iter_strangers(path, {MANIFEST, *listed})
     except (OSError, ValueError, KeyError, TypeError):
         pass  # said already
@@ -224,7 +228,7 @@ def _verify_file(path: Path) -> Checked:
 
 
 def _read_result(path: Path) -> None:
-    if not isinstance(json.loads(path.read_text("utf-8"))["kind"], str):
+    if not isinstance(read_json(path, MOST_RESULT_BYTES)["kind"], str):
         raise TypeError("its kind is not a text")
 
 

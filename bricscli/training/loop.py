@@ -147,7 +147,8 @@ def _resume(step_function: Step[*Batch], run: RunDirectory, recovery: Recovery[*
     path = run.checkpoints / name
     with world.together():
         checkpoint = load_checkpoint(path, training=True)
-        assert checkpoint.training is not None
+    assert checkpoint.training is not None
+    with world.together():  # of its own: what divides a model needs all processes
         try:
             step_function.load(checkpoint.weights, checkpoint.training, checkpoint.averages)
         except RuntimeError:  # the recipe is equal, so the program must be another

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from bricscli import files
-from bricscli.errors import BricsError, DataError
+from bricscli.errors import BricsError
 from bricscli.parallel.world import ALONE, World
-from bricscli.run.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint, step_of
+from bricscli.run.checkpoint import iter_damage, list_checkpoints, load_checkpoint, save_checkpoint, step_of
 from bricscli.run.directory import INFO, RECIPE, RunDirectory
 from bricscli.run.log import warn
 from bricscli.run.provenance import describe_arguments
@@ -121,17 +121,27 @@ class Recovery(Generic[*Batch]):
     def milestones(self, step: int) -> list[Path]:
         """Those that a run of so many steps may go back to, newest first; the weights it began with are the last."""
         sound = step - self.setbacks.skipped
-        found = [path for path in list_checkpoints(self.run.checkpoints)
-                 if (number := step_of(path)) <= sound and number % self.spacing == 0]
-        return [*reversed(found), *list_checkpoints(self.run.start)]
+        return [path for path in self._ways_back(step) if step_of(path) <= sound]
 
     def needed(self, step: int) -> list[Path]:
-        """What must not be deleted after so many steps. The weights of the beginning go once there is a milestone."""
-        newest = self.milestones(step)[:1]
+        """What must not be deleted after so many steps. The weights of the beginning go once there is a milestone.
+
+        A milestone among steps that were skipped just now is a way back as soon as a step is not skipped.
+        """
+        sound = self.milestones(step)
+        waiting, newest = [path for path in self._ways_back(step) if path not in sound], sound[:1]
         done = step == self.last or newest != list_checkpoints(self.run.start)
         if done and self.world.first and self.run.start.exists():
             files.remove_directory(self.run.start)
-        return newest
+        return [*waiting, *newest]
+
+    def _ways_back(self, step: int) -> list[Path]:
+        """Milestones up to `step`, newest first, and the beginning; but none of what was passed over, which is there
+        or not as the clock had it."""
+        found = [path for path in list_checkpoints(self.run.checkpoints)
+                 if (number := step_of(path)) <= step and number % self.spacing == 0
+                 and not any(back.milestone < number <= back.last for back in self.setbacks.rollbacks)]
+        return [*reversed(found), *list_checkpoints(self.run.start)]
 
     def take(self, step: int, batch: tuple[*Batch]) -> dict[str, float]:
         """Takes a step and returns the numbers for the log; of one that was not finite, what was done about it.
@@ -165,16 +175,23 @@ class Recovery(Generic[*Batch]):
         return {"skipped": was.skipped + 1, "rolled_back_to": milestone * self.batch_size}
 
     def _go_back(self, step: int) -> int | None:
-        """Loads the newest milestone that is intact and says which step it is of."""
+        """Loads the newest milestone that the first process finds intact, and says which step it is of."""
+        found = self._intact_milestone(step) if self.world.first else None
+        where = self.world.told(found and str(found.relative_to(self.run.path)))
+        if where is None:
+            return None
+        with self.world.together():
+            checkpoint = load_checkpoint(self.run.path / where, training=True)
+        assert checkpoint.training is not None
+        self.step_function.load(checkpoint.weights, checkpoint.training, checkpoint.averages)
+        return checkpoint.step
+
+    def _intact_milestone(self, step: int) -> Path | None:
         for path in self.milestones(step):
-            try:
-                checkpoint = load_checkpoint(path, training=True)
-            except DataError as error:
-                warn(str(error))
-                continue
-            assert checkpoint.training is not None
-            self.step_function.load(checkpoint.weights, checkpoint.training, checkpoint.averages)
-            return checkpoint.step
+            damage = next(iter_damage(path), None)
+            if damage is None:
+                return path
+            warn(f"{path}: {damage}. An older milestone is looked for.")
         return None
 
     def _diverged(self, step: int, what: str) -> DivergedRun:

@@ -195,6 +195,12 @@ RUN_DAMAGES: dict[str, Callable[[RunDirectory], object]] = {
 }
 
 
+def test_a_manifest_without_end_is_a_line(checkpoint: Path) -> None:
+    (checkpoint / "manifest.json").write_text("[" * 100_000)
+    (line,) = problems(checkpoint)
+    assert line.startswith(f"{checkpoint}: manifest.json is damaged")
+
+
 @pytest.mark.parametrize("named", RUN_DAMAGES)
 def test_what_can_be_wrong_with_a_run(copied: Trained, named: str) -> None:
     run = copied.diffusion

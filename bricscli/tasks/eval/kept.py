@@ -18,6 +18,7 @@ from torch import Tensor
 from bricscli import files
 from bricscli.errors import BricsError
 from bricscli.run.log import warn
+from bricscli.strict_json import parse_json
 
 SCHEMA = 1
 #: Beside results: the folder of all features that are kept.
@@ -38,7 +39,7 @@ def read_chunk(folder: Path, extractor: str, number: int, shapes: Mapping[str, t
     path = _path(folder, extractor, number)
     try:
         with safe_open(path, "pt") as file:
-            digest = json.loads(file.metadata()["brics"])["sha256"]
+            digest = parse_json(file.metadata()["brics"])["sha256"]
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         found = {name: (*tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         if found != {name: (*shape, torch.float32) for name, shape in shapes.items()} \
