@@ -58,7 +58,7 @@ def _check_words(context: typer.Context, words: list[str], in_parts: bool) -> No
     if hasattr(group, "get_command"):
         return  # no command: the task says which there are
     if in_parts and not any("--part" in option.opts for option in group.params):
-        raise RecipeError(f"`{' '.join(names)}`: cannot be made in parts. Leave --parts out, and run it on one machine.")
+        raise RecipeError(f"--parts: `{' '.join(names)}` cannot be made in parts. Run it on one machine.")
     group.make_context(" ".join(names), rest)
 
 
