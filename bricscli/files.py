@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from bricscli.errors import BricsError, DataError
 
-_PREFIX = ".brics-tmp-"
+_PREFIX, _PROBE = ".brics-tmp-", "probe."
 _TEMPORARY = re.compile(rf"^{re.escape(_PREFIX)}(.+)-(\d+)$")
 #: Errors of the disk, not of the program: they become one line, anything else stays a traceback.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -50,6 +51,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes], within: Path | None
     """
     for name, data in contents.items():
         path = Path(folder, name)
+        _refuse_special(path)
         with _disk_errors(path, _FULL | _REFUSED, needed=len(data)):
             if within is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,7 @@ def new_file(path: Path, within: Path | None = None) -> Iterator[Path]:
 
     Raises BricsError where the disk is full or refuses.
     """
+    _refuse_special(path)
     with _disk_errors(path, _FULL | _REFUSED), _temporary(path, within) as temporary:
         yield temporary
         _fsync_file(temporary)
@@ -156,8 +159,9 @@ def check_writable(folder: Path) -> None:
         place = _nearest(folder)
         if not place.is_dir():
             raise DataError(f"{folder}: cannot be written ({place} is not a folder). Choose another folder.")
+        sweep(place, _PROBE)
         # In containers that share a disk, processes have equal ids.
-        probe = place / f"{_PREFIX}probe{secrets.token_hex(8)}-{os.getpid()}"
+        probe = place / f"{_PREFIX}{_PROBE}{secrets.token_hex(8)}-{os.getpid()}"
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         probe.unlink(missing_ok=True)  # another machine's `sweep` may have come first
     except OSError as error:
@@ -170,7 +174,9 @@ def sweep(folder: Path, name: str | None = None) -> None:
         return
     for entry in sorted(Path(folder).iterdir()):
         match = _TEMPORARY.match(entry.name)
-        if match and name in (None, match[1]) and not _in_use(entry, int(match[2])):
+        if not match or (name not in (None, match[1]) and not (name == _PROBE and match[1].startswith(_PROBE))):
+            continue
+        if not _in_use(entry, int(match[2])):
             _discard(entry)
 
 
@@ -251,6 +257,14 @@ def _discard(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def _refuse_special(path: Path) -> None:
+    """A device, a pipe or a socket must not be replaced by a file."""
+    with suppress(OSError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise DataError(f"{path}: is no ordinary file. Choose another name.")
 
 
 def _refuse_existing(path: Path) -> None:

@@ -673,6 +673,8 @@ WRONG: list[tuple[list[str], int, str]] = [
     ([*FOLDER, "other", "--format", "original"], 3, "--format original needs RGB images that are all 16x16"),
     ([*FOLDER, "other", "--format", "original", "--resize", "adm"], 2, "--resize: does not go with --format original"),
     ([*FOLDER, "other", "--split", "taming"], 2, "--split: goes with .*, not with `folder`"),
+    (["launch", "slurm", "--parts", "3", "--", "eval", "spectrum", "--ref", "toy"], 2, "cannot be made in parts"),
+    (["train-ae", "--recipe", "tiny/toy.yaml", "--devices", "100"], 2, "on 1, 2, 4, 8 processes, not on 100"),
     (["prepare", "toy", "--out", "new", "--resolution", "4"], 2, "--resolution: 4 is out of range"),
     (["prepare", "toy", "--out", "new", "--val-fraction", "1"], 2, "--val-fraction: "),
     (["prepare", "toy", "--out", "new", "--count", "1"], 2, "--count: "),

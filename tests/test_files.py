@@ -255,3 +255,18 @@ def test_new_file_replaces_or_leaves_what_was_there(tmp_path: Path) -> None:
 def test_show_bytes() -> None:
     assert [files.show_bytes(n) for n in (0, 999, 1000, 1_234_567, 5 * 10**12)] == [
         "0 B", "999 B", "1.0 kB", "1.2 MB", "5.0 TB"]
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for write in (lambda: files.write_bytes(pipe, b"1"), lambda: files.new_file(pipe).__enter__()):
+        with pytest.raises(DataError, match="pipe: is no ordinary file"):
+            write()
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_probe_that_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".brics-tmp-probe.0011-999999999").touch()
+    files.check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []

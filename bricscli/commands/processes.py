@@ -28,20 +28,22 @@ Devices = Annotated[int | None, typer.Option(metavar="N", min=1, help="So many p
                                              "GPU of its own if there are any; the result does not depend on it.")]
 
 
-def spread_over(devices: int | None, device: str) -> bool:
+def spread_over(devices: int | None, device: str, batch_size: int, exact: bool) -> bool:
     """Where `--devices` asks for several processes, runs this command as so many, and returns whether it did.
 
-    Raises RecipeError where there are not as many GPUs, or where this is one of several processes already.
+    Raises RecipeError where there are not as many GPUs, where they cannot share a batch, or where this is one of
+    several processes already.
     """
     if devices is None:
         return False
     from bricscli.copies import most_copies, run_world
     from bricscli.errors import RecipeError
-    from bricscli.parallel.world import in_world
+    from bricscli.parallel.world import World, in_world
     from bricscli.runtime import choose_device, count_gpus
 
     if in_world():
         raise RecipeError("--devices: this is one of several processes already, as WORLD_SIZE says. Leave it out.")
+    World(size=devices, exact=exact).check(batch_size, batch_size)
     on_gpus = devices > 1 and choose_device(device).type == "cuda"
     if not on_gpus and devices > most_copies():
         raise RecipeError(f"--devices: {devices} are too many for this machine's processor. Choose at most "
@@ -95,7 +97,8 @@ def begin(part: str | None, devices: int | None, device: str, *more: str) -> "Pa
         if devices is not None and devices > 1:
             raise RecipeError("--devices: a part is one process's. Leave out --part or --devices.")
         return parse_part(part)
-    if devices is not None and devices > 1:
+    if devices not in (None, 1):
+        assert devices is not None
         from bricscli.copies import typed
         from bricscli.tasks.devices import run_parts
 

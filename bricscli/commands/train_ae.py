@@ -52,7 +52,7 @@ def train_ae(
         found = look_up(data, allow_host) if is_remote(data) else Path(data)
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, found, start)]))
         return
-    if processes.spread_over(devices, device):
+    if processes.spread_over(devices, device, resolved.training.batch_size, determinism == "exact"):
         return
     with join_world(device, exact=determinism == "exact") as world:
         with world.together():

@@ -62,7 +62,7 @@ def train_diffusion(
     if dry_run:
         say("\n".join([dump_recipe(resolved), *describe_plan(resolved, autoencoder, start)]))
         return
-    if processes.spread_over(devices, device):
+    if processes.spread_over(devices, device, resolved.training.batch_size, determinism == "exact"):
         return
     with join_world(device, exact=determinism == "exact", sharded=shard) as world:
         with world.together():

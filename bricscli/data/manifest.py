@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def remove_other_indexes(folder: Path, header: Mapping[str, Any]) -> None:
     named = header["index"]["name"] if "index" in header else None
     for other in folder.glob("index-*.bin"):
         if INDEX_NAME.fullmatch(other.name) and other.name != named:
-            other.unlink(missing_ok=True)
+            with suppress(OSError):  # whoever comes next tries again
+                other.unlink()
 
 
 def _manifest(header: Mapping[str, Any], shards: list[Shard]) -> str:

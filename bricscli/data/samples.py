@@ -29,7 +29,7 @@ from bricscli.data.images import ImageError, Pixels
 from bricscli.data.manifest import RESERVED, remove_other_indexes
 from bricscli.data.marks import check_sample, decode_sample, digest_settings
 from bricscli.data.ranges import read_ranges, show_ranges, singles
-from bricscli.data.shards import MANIFEST, Shard, Split, read_manifest, write_manifest, write_tar
+from bricscli.data.shards import MANIFEST, Shard, Split, UnreadableShard, read_manifest, write_manifest, write_tar
 from bricscli.errors import BricsError, DataError
 
 SEEDS_PER_SHARD = 1024
@@ -204,7 +204,8 @@ class ShardSamples(SampleFolder):
         name = _shard_name(next(iter(self._waiting)))
         with locked(self.path):
             header, shards = read_manifest(self.path)
-            before = Split(SPLIT, self.path, [shard for shard in shards if shard.name == name])
+            before = Split(SPLIT, self.path, [shard for shard in shards if shard.name == name
+                                              and (self.path / name).exists()])
             pngs = dict(_intact(before)) | self._waiting
             samples = ((SPLIT, sample_key(seed), {"png": pngs[seed]}) for seed in sorted(pngs))
             with files.new_file(self.path / name) as temporary:
@@ -276,10 +277,14 @@ def _shard_name(seed: int) -> str:
 
 
 def _intact(split: Split) -> Iterator[tuple[int, bytes]]:
-    """Seed and PNG of every sample that has its CRC-32."""
+    """Seed and PNG of every sample that has its CRC-32. Raises UnreadableShard."""
     for i, key in enumerate(split.keys):
-        with suppress(DataError):
+        try:
             yield int(key), split.read(i)
+        except UnreadableShard:
+            raise
+        except DataError:
+            continue
 
 
 def find_folder(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Shard]] | None:

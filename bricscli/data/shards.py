@@ -34,6 +34,10 @@ _OPEN_FILES = 256
 Sample = tuple[str, str, Mapping[str, bytes]]
 
 
+class UnreadableShard(DataError):
+    """The disk refuses to read a shard: what is in it may be whole (exit code 3)."""
+
+
 class Split:
     """The samples of one split, by number. Safe to read from several threads, and after a fork."""
 
@@ -84,7 +88,7 @@ class Split:
         try:
             data = self._open(self._folder / shard.name).read(member)
         except OSError as error:
-            raise DataError(f"{self.where(i, extension)}: cannot be read ({error.strerror}). {AGAIN}") from None
+            raise UnreadableShard(f"{self.where(i, extension)}: cannot be read ({error.strerror}). {AGAIN}") from None
         if len(data) != member.size or zlib.crc32(data) != member.crc32:
             raise DataError(f"{self.where(i, extension)}: damaged (its CRC-32 differs from the manifest's). {AGAIN}")
         return data

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from bricscli.data.samples import SampleFolder
-from bricscli.data.shards import ShardSet
+from bricscli.data.shards import MANIFEST, ShardSet
 from bricscli.errors import BricsError
 from bricscli.run.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
 from bricscli.run.directory import RunDirectory
@@ -83,7 +83,15 @@ def _try_one(bench: Bench, commit: Commit, trap: Trap, wanted: dict[str, str]) -
 
 def _finished(root: Path) -> dict[str, str]:
     """Without what could not be removed, which the next to come removes."""
-    return {name: digest for name, digest in digest_tree(root).items() if ".brics-tmp-" not in name}
+    return {name: digest for name, digest in digest_tree(root).items()
+            if ".brics-tmp-" not in name and name not in _other_indexes(root)}
+
+
+def _other_indexes(root: Path) -> set[str]:
+    """Those that no manifest names."""
+    named = {json.loads(path.read_text())["index"]["name"] for path in root.rglob(MANIFEST)
+             if "index" in json.loads(path.read_text())}
+    return {str(path.relative_to(root)) for path in root.rglob("index-*.bin") if path.name not in named}
 
 
 def commits(stages: dict[str, Undisturbed]) -> list[Commit]:

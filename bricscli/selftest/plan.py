@@ -94,7 +94,7 @@ def describe(results: Mapping[str, Trials]) -> list[str]:
              for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     lines += [f"failed: {name}: {failure}" for name, trials in results.items() for failure in trials.failures[:20]]
-    return [*lines, "", "not tried here: " + "; ".join(NOT_COVERED)]
+    return [*lines, "", "Not tried here:", *(f"- {what}" for what in NOT_COVERED)]
 
 
 def _kinds(trials: Trials) -> str:

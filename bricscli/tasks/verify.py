@@ -51,7 +51,11 @@ def verify(path: Path, *, quick: bool = False) -> Iterator[Checked]:
 
     Raises DataError where there is nothing that brics wrote.
     """
-    if path.is_file():
+    if path.is_file() and is_checkpoint(path.parent):
+        yield _verify_checkpoint(path.parent, quick)
+    elif path.is_file() and (path.parent / MANIFEST).exists() and path.suffix in (".tar", ".bin"):
+        yield from _verify_folder(path.parent, quick)
+    elif path.is_file():
         yield _verify_file(path)
     elif is_checkpoint(path):
         yield _verify_checkpoint(path, quick)

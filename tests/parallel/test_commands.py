@@ -83,13 +83,13 @@ def test_torchrun(tiny_diffusion: Callable[..., DiffusionRecipe], trainings: Any
 
 def test_without_devices_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "run_world", lambda *_: pytest.fail("started"))
-    assert not spread_over(None, "cpu") and not spread_over(1, "cpu")
+    assert not spread_over(None, "cpu", 6, False) and not spread_over(1, "cpu", 6, False)
 
 
 def test_as_many_as_asked_for_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, str]] = []
     monkeypatch.setattr(copies, "run_world", lambda *call: calls.append(call))
-    assert spread_over(3, "cpu") and calls == [(3, "--devices")]
+    assert spread_over(3, "cpu", 6, False) and calls == [(3, "--devices")]
 
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
@@ -97,10 +97,10 @@ def test_more_than_there_are_gpus_is_refused(monkeypatch: pytest.MonkeyPatch, de
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(RecipeError, match="--devices: 3 processes need a GPU each, and there are 2"):
-        spread_over(3, device)
+        spread_over(3, device, 6, False)
 
 
 def test_copies_do_not_start_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="--devices: this is one of several processes already"):
-        spread_over(2, "cpu")
+        spread_over(2, "cpu", 6, False)
