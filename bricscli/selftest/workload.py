@@ -114,9 +114,10 @@ class Place:
         save_result(evaluate_random(open_folder(self.samples), reference), self.evals)
 
 
-def autoencoder_recipe(**training: Any) -> AutoencoderRecipe:
+def autoencoder_recipe(critic: bool = True, **training: Any) -> AutoencoderRecipe:
     """With these changes to its training."""
-    recipe = recipe_from_dict(_changed(AUTOENCODER, training))
+    losses = {"losses": {"perceptual": 0, **({} if critic else {"adversarial": 0})}}
+    recipe = recipe_from_dict(_changed({**AUTOENCODER, **losses}, training))
     assert isinstance(recipe, AutoencoderRecipe)
     return recipe
 
