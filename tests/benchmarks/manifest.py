@@ -1,6 +1,6 @@
 """What it costs to open a data set of three million samples: the manifest, its index, and the place of a late sample.
 
-    python tests/benchmarks/manifest.py --folder /tmp/three-million
+    python tests/benchmarks/manifest.py --folder three-million
 
 Makes the manifest and the index of 3,033,042 samples of two files each (as many as LSUN's bedrooms), in shards of 1024,
 and tar files of the right length that hold nothing and take no room. Then a fresh process measures: opening it, which
