@@ -10,7 +10,7 @@ def selftest(
     quick: Annotated[bool, typer.Option("--quick", help="A few trials of everything, in about two minutes "
                                                         "(the default).")] = False,
     faults: Annotated[bool, typer.Option("--faults", help="Hundreds of kills, a full disk, flipped bits, hostile "
-                                                          "files, numbers of processes: 15 minutes.")] = False,
+                                                          "files, numbers of processes: six minutes.")] = False,
     only: Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="One group of trials; may be given "
                                                    "several times (see the first column).", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="Of chance: where kills and flips fall.")] = 0,
