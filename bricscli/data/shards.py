@@ -14,7 +14,7 @@ import operator
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,19 +179,18 @@ class ShardSet:
 
 
 def write_shards(
-    out: Path, header: Mapping[str, Any], samples: Iterable[Sample], samples_per_shard: int = 1024,
-    findings: Callable[[], Mapping[str, Any]] = dict,
+    out: Path, header: Mapping[str, Any], samples: Iterable[Sample], samples_per_shard: int = 1024
 ) -> ShardSet:
     """Writes a data set to the new folder `out`: all of it, or nothing.
 
     `header` goes into the manifest and needs a "kind". `samples` is read once and not held; the samples of a split
-    follow one another. `findings` is asked at the end for what the header could not know before.
+    follow one another.
     """
     if "kind" not in header or RESERVED & set(header):
         raise ValueError(f"header needs `kind`, and leaves {', '.join(sorted(RESERVED))} to write_shards")
     with files.new_directory(out) as folder:
         shards = list(_write_tars(folder, samples, samples_per_shard))
-        write_manifest(folder, {**header, **findings()}, shards)
+        write_manifest(folder, header, shards)
     return ShardSet.open(out)
 
 

@@ -57,7 +57,7 @@ def run_plan(only: Sequence[str] | None, *, thorough: bool, seed: int) -> dict[s
 
     # Children are forks of this process, so it must have no threads: torch gets one, before it makes others.
     with one_thread(), Progress(len(chosen), "selftest", "groups of trials") as progress:
-        bench = Bench(folder, seed, thorough, lambda text: progress.show(progress.done, text))
+        bench = Bench(folder, seed, lambda text: progress.show(progress.done, text))
         bench.progress("going the way once, undisturbed")
         stages = go_undisturbed(folder / "undisturbed", bench.log)
         for name, group in chosen.items():

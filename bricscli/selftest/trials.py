@@ -38,11 +38,10 @@ class Trials:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where trials are made: a folder for them, what children say, chance from a seed, how much of everything."""
+    """Where trials are made: a folder for them, what children say, chance from a seed, whom to tell how far it is."""
 
     folder: Path
     seed: int
-    thorough: bool
     progress: Callable[[str], None] = lambda text: None
 
     @property

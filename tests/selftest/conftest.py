@@ -10,7 +10,7 @@ from bricscli.selftest.workload import Undisturbed, go_undisturbed
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     torch.set_num_threads(1)
-    return Bench(tmp_path_factory.mktemp("selftest"), seed=0, thorough=False)
+    return Bench(tmp_path_factory.mktemp("selftest"), seed=0)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def test_damage_is_found_and_would_be_missed(bench: Bench, stages: dict[str, Und
 
 
 def test_cuts_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(tmp_path, seed=0, thorough=False)
+    bench = Bench(tmp_path, seed=0)
     assert try_cuts(bench, 20).failures == []
     monkeypatch.setattr("bricscli.selftest.damage._refused", lambda folder: False)
     assert len(try_cuts(bench, 5).failures) == 5
